@@ -1,0 +1,317 @@
+"""Attention modules behind one seam: q, k, v in, mixed values out.
+
+A backbone owns its projections and chooses its attention by ``attn=dict(type=...)``::
+
+    self.attn = MODELS.build(dict(attn, num_heads=H, key_dims=Dk, value_dims=Dv))
+    out = self.attn(q, k, v, q_hw, kv_hw, bias, num_extra_tokens)   # (B, H, Nq, Dv)
+"""
+
+import math
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from castling_det.ops import linear_angular_attention, masked_softmax_attention
+
+Grid = tuple[int, int]
+
+
+def _require_odd(*kernel_size: int) -> None:
+    if any(taps % 2 == 0 for taps in kernel_size):
+        raise ValueError(f'kernel_size must be odd to keep the number of tokens, not {kernel_size}')
+
+
+class TokenConv(nn.Conv2d):
+    """One filter a head along the flattened tokens, shared by the head's channels (published form).
+
+    Args:
+        num_heads (int): Heads of ``v``.
+        kernel_size (int): Odd number of taps.
+    """
+
+    def __init__(self, num_heads: int, kernel_size: int) -> None:
+        _require_odd(kernel_size)
+        super().__init__(
+            num_heads,
+            num_heads,
+            (kernel_size, 1),
+            padding=(kernel_size // 2, 0),
+            groups=num_heads,
+            bias=False,
+        )
+
+    def forward(self, v: Tensor, hw: Grid | None) -> Tensor:
+        return super().forward(v)
+
+
+class GridConv(nn.Conv2d):
+    """Depthwise convolution of the tokens laid out on their grid, a filter a channel.
+
+    Args:
+        channels (int): Heads x value width.
+        kernel_size (tuple[int, int]): Odd height and width.
+    """
+
+    def __init__(self, channels: int, kernel_size: tuple[int, int]) -> None:
+        _require_odd(*kernel_size)
+        padding = (kernel_size[0] // 2, kernel_size[1] // 2)
+        super().__init__(
+            channels, channels, kernel_size, padding=padding, groups=channels, bias=False
+        )
+
+    def forward(self, v: Tensor, hw: Grid | None) -> Tensor:
+        if hw is None:
+            raise ValueError('a convolution on the grid (kernel_size is a pair) needs kv_hw')
+        batch, heads, tokens, dims = v.shape
+        grid = v.transpose(-2, -1).reshape(batch, heads * dims, *hw)
+        return super().forward(grid).reshape(batch, heads, dims, tokens).transpose(-2, -1)
+
+
+class MaskedSoftmax(nn.Module):
+    """The auxiliary branch: softmax attention whose small probabilities are masked to zero.
+
+    It owns no parameters, so both forms of a model have the same ``state_dict`` keys. It runs while
+    ``.training``, as dropout does; :func:`castling_det.training_form` is the one exception.
+
+    Args:
+        threshold (float): t0, the threshold at ramp 0. Defaults to 0.02 (published code).
+        per_key (bool): t0 is ``threshold`` / number of keys, so that it asks the same of small and
+            large grids. Defaults to False.
+    """
+
+    def __init__(self, threshold: float = 0.02, per_key: bool = False) -> None:
+        super().__init__()
+        self.threshold = threshold
+        self.per_key = per_key
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, ramp: float) -> Tensor:
+        start = self.threshold / k.shape[-2] if self.per_key else self.threshold
+        return masked_softmax_attention(q, k, v, start + (1 - start) * ramp)
+
+
+@MODELS.register_module()
+class CastlingAttention(nn.Module):
+    """Linear-angular attention that trains with an auxiliary masked softmax branch.
+
+    out = unit_norm(constant term + q̂ (k̂ᵀ v) / pi + aux) + convolution of v. Castling-ViT,
+    arXiv 2211.10526; the defaults are the published code's. Aux runs in training only, with the
+    threshold t0 + (1 - t0) * ``ramp``; at ramp 1 it is skipped. :class:`CastlingHook` sets ``ramp``.
+
+    Args:
+        num_heads (int): H.
+        key_dims (int): Dk, width of a head's queries and keys.
+        value_dims (int): Dv, width of a head's values.
+        kernel_size (int | tuple[int, int], optional): Odd. A number is a convolution along the
+            tokens, a pair one on the grid, None no convolution. Defaults to 9.
+        constant (str): 'identity', 'mean' or 'none', see
+            :func:`castling_det.ops.linear_angular_attention`.
+        divide_by_keys (bool): Divide the sum over keys by their number. Defaults to False.
+        aux (dict, optional): Arguments of :class:`MaskedSoftmax`; None builds the inference form.
+
+    Raises:
+        ValueError: For an unknown ``constant`` or an even ``kernel_size``.
+    """
+
+    accepts_bias = False
+
+    def __init__(
+        self,
+        num_heads: int,
+        key_dims: int,
+        value_dims: int,
+        kernel_size: int | tuple[int, int] | None = 9,
+        constant: str = 'identity',
+        divide_by_keys: bool = False,
+        aux: dict | None = dict(threshold=0.02),
+    ) -> None:
+        super().__init__()
+        if constant not in ('identity', 'mean', 'none'):
+            raise ValueError(f"constant is 'identity', 'mean' or 'none', not {constant!r}")
+        self.constant = constant
+        self.divide_by_keys = divide_by_keys
+        if kernel_size is None:
+            self.conv = None
+        elif isinstance(kernel_size, int):
+            self.conv = TokenConv(num_heads, kernel_size)
+        else:
+            self.conv = GridConv(num_heads * value_dims, kernel_size)
+        self.aux = None if aux is None else MaskedSoftmax(**aux)
+        self.ramp = 0.0
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        q_hw: Grid | None = None,
+        kv_hw: Grid | None = None,
+        bias: Tensor | None = None,
+        num_extra_tokens: int = 0,
+    ) -> Tensor:
+        """Mix the values.
+
+        Args:
+            q (Tensor): Queries ``(B, H, Nq, Dk)``.
+            k (Tensor): Keys ``(B, H, Nk, Dk)``.
+            v (Tensor): Values ``(B, H, Nk, Dv)``.
+            q_hw, kv_hw (tuple[int, int], optional): Height and width of both grids; needed where
+                they differ, and by a convolution on the grid. The constant term and the
+                convolution of v are then read at the queries' places.
+            bias (Tensor, optional): Must be None: a kernel has no logits to add it to.
+            num_extra_tokens (int): How many leading tokens (class token, ...) of q, k and v are not
+                on the grid. They stay out of the convolution.
+
+        Returns:
+            Tensor: ``(B, H, Nq, Dv)``.
+
+        Raises:
+            ValueError: If ``bias`` is given, or if the grids are needed and missing.
+        """
+        if bias is not None:
+            raise ValueError('CastlingAttention takes no bias: linear attention has no logits')
+        own, at_queries = v, None
+        if q_hw != kv_hw or q.shape[-2] != k.shape[-2]:
+            at_queries = index_at_queries(q_hw, kv_hw, v.device)
+            own = self._at_queries(v, at_queries, num_extra_tokens)
+        aux = None
+        if self.aux is not None and self.aux.training and self.ramp < 1:
+            aux = self.aux(q, k, v, self.ramp)
+        out = linear_angular_attention(q, k, v, own, aux, self.constant, self.divide_by_keys)
+        if self.conv is None:
+            return out
+        local = self.conv(v[:, :, num_extra_tokens:], kv_hw)
+        local = F.pad(local, (0, 0, num_extra_tokens, 0))
+        if at_queries is not None:
+            local = self._at_queries(local, at_queries, num_extra_tokens)
+        return out + local
+
+    @staticmethod
+    def _at_queries(v: Tensor, index: Tensor, num_extra_tokens: int) -> Tensor:
+        extra, grid = v[:, :, :num_extra_tokens], v[:, :, num_extra_tokens:]
+        return torch.cat((extra, grid.index_select(2, index)), dim=2)
+
+
+def index_at_queries(q_hw: Grid | None, kv_hw: Grid | None, device: torch.device) -> Tensor:
+    """For each query on its grid, the key at the same place of the keys' grid.
+
+    Strided queries stand on every s-th row and column, s = ceil(n_keys / n_queries); queries of any
+    other grid take the nearest key before them.
+
+    Returns:
+        Tensor: ``(q_h * q_w,)``, int64.
+
+    Raises:
+        ValueError: If a grid is missing.
+    """
+    if q_hw is None or kv_hw is None:
+        raise ValueError('queries and keys on different grids need q_hw and kv_hw')
+
+    def along(num_queries: int, num_keys: int) -> Tensor:
+        places = torch.arange(num_queries, device=device)
+        stride = math.ceil(num_keys / num_queries)
+        if (num_queries - 1) * stride < num_keys:
+            return places * stride
+        return places * num_keys // num_queries
+
+    rows, cols = (along(nq, nk) for nq, nk in zip(q_hw, kv_hw, strict=True))
+    return (rows[:, None] * kv_hw[1] + cols).flatten()
+
+
+@MODELS.register_module()
+class SoftmaxAttention(nn.Module):
+    """Softmax attention behind the same seam: the softmax twin of :class:`CastlingAttention`.
+
+    Args:
+        num_heads, value_dims (int): Accepted as every attention of the seam, not needed here.
+        key_dims (int): Dk; logits are scaled by Dk ** -0.5.
+    """
+
+    accepts_bias = True
+
+    def __init__(self, num_heads: int, key_dims: int, value_dims: int) -> None:
+        super().__init__()
+        self.scale = key_dims**-0.5
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        q_hw: Grid | None = None,
+        kv_hw: Grid | None = None,
+        bias: Tensor | None = None,
+        num_extra_tokens: int = 0,
+    ) -> Tensor:
+        """Mix the values; shapes as in :meth:`CastlingAttention.forward`.
+
+        Args:
+            bias (Tensor, optional): ``(H, Nq, Nk)``, added to the logits. The grids and
+                ``num_extra_tokens`` mean nothing to softmax attention.
+
+        Returns:
+            Tensor: ``(B, H, Nq, Dv)``.
+        """
+        if bias is not None:
+            bias = bias[None].to(q.dtype)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
+
+
+@MODELS.register_module()
+class SelfAttention(nn.Module):
+    """Projection to q, k, v, attention, projection: for plain ViTs and other people's code.
+
+    With the default attention it is the published Castling-ViT block; a ``state_dict`` of that
+    block (``qkv``, ``proj``, ``dconv``) loads as it is.
+
+    Args:
+        embed_dims (int): C, a multiple of ``num_heads``.
+        num_heads (int): H.
+        attn (dict): Config of the attention.
+        qkv_bias (bool): Whether q, k and v have a bias. Defaults to True.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        attn: dict = dict(type='CastlingAttention'),
+        qkv_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        if embed_dims % num_heads:
+            raise ValueError(f'embed_dims={embed_dims} is not a multiple of num_heads={num_heads}')
+        self.num_heads = num_heads
+        dims = embed_dims // num_heads
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
+        self.attn = MODELS.build(dict(attn, num_heads=num_heads, key_dims=dims, value_dims=dims))
+        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.register_load_state_dict_pre_hook(_load_published_keys)
+
+    def forward(self, x: Tensor, hw: Grid | None = None, num_extra_tokens: int = 0) -> Tensor:
+        """Mix the tokens.
+
+        Args:
+            x (Tensor): ``(B, N, C)``.
+            hw (tuple[int, int], optional): Grid of the tokens, for a convolution on it.
+            num_extra_tokens (int): Leading tokens that are not on the grid.
+
+        Returns:
+            Tensor: ``(B, N, C)``.
+        """
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, N, D) each
+        out = self.attn(q, k, v, hw, hw, num_extra_tokens=num_extra_tokens)
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+
+def _load_published_keys(module: SelfAttention, state_dict: dict, prefix: str, *_) -> None:
+    """Rename the published block's convolution, and give q, k, v its (absent) bias of zero."""
+    published = state_dict.pop(f'{prefix}dconv.weight', None)
+    if published is None:
+        return
+    state_dict[f'{prefix}attn.conv.weight'] = published
+    if module.qkv.bias is not None:
+        state_dict.setdefault(f'{prefix}qkv.bias', torch.zeros_like(module.qkv.bias))

@@ -1,0 +1,30 @@
+"""Castling-LeViT-192 with a PicoDet neck and head on COCO at 416 px.
+
+Attention: Castling-ViT (arXiv 2211.10526); detector: PicoDet as of 2022.03. The paper's own COCO
+configs are unpublished; optimiser, neck width and schedule are ours. Status: not run.
+
+    tools/dist_train.sh configs/castling_picodet/castling-picodet_levit-192_8xb32-300e_coco-416x416.py 8
+"""
+
+_base_ = [
+    '../_base_/models/castling-picodet_levit-128s.py',
+    '../_base_/datasets/coco_416x416.py',
+    '../_base_/schedules/schedule_300e.py',
+    '../_base_/runtime.py',
+]
+
+model = dict(
+    data_preprocessor=dict(
+        batch_augments=[
+            dict(
+                type='BatchSyncRandomResize',
+                random_size_range=(352, 480),
+                size_divisor=32,
+                interval=1,
+            )
+        ]
+    ),
+    backbone=dict(arch='192'),
+    neck=dict(in_channels=[96, 192, 288, 384], out_channels=128),
+    bbox_head=dict(in_channels=128, stacked_convs=4),
+)

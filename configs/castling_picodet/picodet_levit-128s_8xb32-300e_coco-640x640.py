@@ -1,0 +1,5 @@
+"""The softmax twin of castling-picodet_levit-128s_8xb32-300e_coco-640x640: LeViT itself. Status: not run."""
+
+_base_ = './castling-picodet_levit-128s_8xb32-300e_coco-640x640.py'
+
+model = dict(backbone=dict(attn=dict(type='SoftmaxAttention')))

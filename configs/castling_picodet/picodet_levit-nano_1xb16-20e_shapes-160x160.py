@@ -1,0 +1,5 @@
+"""The softmax twin of castling-picodet_levit-nano_1xb16-20e_shapes-160x160."""
+
+_base_ = './castling-picodet_levit-nano_1xb16-20e_shapes-160x160.py'
+
+model = dict(backbone=dict(attn=dict(type='SoftmaxAttention')))

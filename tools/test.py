@@ -1,0 +1,53 @@
+"""Test a model, in the form that ships: ``python tools/test.py CONFIG CHECKPOINT``."""
+
+import argparse
+import os
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
+from castling_det.checkpoint import refuse_unsafe_checkpoints
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='metrics; default work_dirs/CONFIG_NAME')
+    parser.add_argument('--out', help='file for the predictions (.pkl)')
+    parser.add_argument(
+        '--show-dir', help='folder below the work dir for pictures: ground truth | prediction'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='override: key=value ...'
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    refuse_unsafe_checkpoints()
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    cfg.merge_from_dict(args.cfg_options or {})
+    if args.work_dir or cfg.get('work_dir') is None:
+        cfg.work_dir = args.work_dir or str(Path('work_dirs') / Path(args.config).stem)
+    cfg.load_from = args.checkpoint
+    if args.show_dir:
+        cfg.default_hooks.visualization.update(draw=True, interval=1, test_out_dir=args.show_dir)
+    if args.out:
+        cfg.test_evaluator = [
+            cfg.test_evaluator,
+            dict(type='DumpDetResults', out_file_path=args.out),
+        ]
+    Runner.from_cfg(cfg).test()
+
+
+if __name__ == '__main__':
+    main()
