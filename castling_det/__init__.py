@@ -5,13 +5,10 @@ registries, so that a plain type name works from mmdet, mmseg and mmpretrain con
 neck and head need mmdet; ``castling_det.picodet`` registers them.
 """
 
-from mmengine.config.utils import MODULE2PACKAGE
-
+from .config_bases import know_our_configs
 from .mmcv_ops import add_finder
 
-# `_base_ = 'castling_det::...'` and `'mmseg::...'`: mmengine reads bases before `custom_imports`
-# and knows only its own list, in which mmseg has the name of another distribution.
-MODULE2PACKAGE.update(castling_det='castling_det', mmseg='mmseg')
+know_our_configs()
 add_finder()
 
 from . import hooks, models  # noqa: E402

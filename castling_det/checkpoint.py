@@ -1,5 +1,6 @@
 """Reading checkpoints without executing what a pickle may hold."""
 
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -9,11 +10,24 @@ import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
 
+
+def _statistics_method(owner: Any, name: str) -> Callable:
+    """What ``getattr`` may do in a pickle: name a statistic of :class:`HistoryBuffer`.
+
+    Allowing ``getattr`` itself, as mmengine does, opens the way to any function.
+    """
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
+        raise UnpicklingError(f'it reaches for the attribute {name!r} of {owner!r}')
+    return getattr(HistoryBuffer, name)
+
+
 # What a Runner checkpoint holds beside tensors and plain containers: its message hub's buffers.
 _RUNNER_TYPES = [
     HistoryBuffer,
+    (_statistics_method, 'builtins.getattr'),
     np.ndarray,
     np.dtype,
+    np.dtypes.Float32DType,
     np.dtypes.Float64DType,
     np.dtypes.Int64DType,
     np._core.multiarray._reconstruct,
@@ -36,12 +50,16 @@ def read_checkpoint(filename: str | Path, map_location: str = 'cpu') -> dict[str
         raise FileNotFoundError(f'checkpoint {filename} does not exist')
     try:
         with torch.serialization.safe_globals(_RUNNER_TYPES):
-            return torch.load(filename, map_location=map_location, weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0]
+            checkpoint = torch.load(filename, map_location=map_location, weights_only=True)
+    except Exception as error:  # what the unpickler raises on other bytes has no common type
+        detail = str(error).rpartition('WeightsUnpickler error: ')[2].strip()
+        reason = f'{type(error).__name__}: {detail}'.splitlines()[0]
         raise ValueError(
             f'{filename} is damaged or holds more than data, and is not read: {reason}'
         ) from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f'{filename} holds a {type(checkpoint).__name__}, not a checkpoint')
+    return checkpoint
 
 
 def refuse_unsafe_checkpoints() -> None:

@@ -24,9 +24,9 @@ class Complexity:
 
     Attributes:
         params (int): Parameters, frozen ones included.
-        macs (int): Multiply-accumulates of matrix products and convolutions; batch norm, additions,
-            softmax and activations are not counted (LeViT, MViTv2, DeiT and RTMDet count so; PicoDet
-            and YOLOX print twice the number).
+        macs (int): Multiply-accumulates of matrix products and convolutions; norms, additions,
+            softmax and activations are not counted (LeViT, MViTv2, DeiT and RTMDet count so;
+            PicoDet and YOLOX print twice the number).
     """
 
     params: int
@@ -34,21 +34,28 @@ class Complexity:
 
 
 def count_complexity(model: nn.Module, *inputs: Tensor) -> Complexity:
-    """Count a model on example inputs, in eval mode; use ``training_form`` around it to see aux.
+    """Count a model on example inputs, in eval mode.
+
+    Aux is seen with ``training_form`` around the call and a model that is in eval mode already.
 
     Args:
-        model (nn.Module): Its mode is restored afterwards.
+        model (nn.Module): The mode of each of its modules is restored afterwards.
         *inputs (Tensor): What ``model.forward`` takes.
     """
-    mode = model.training
-    analyzer = FlopAnalyzer(model.eval(), inputs)
+    modes = [(module, module.training) for module in model.modules()]
+    if model.training:
+        model.eval()
+    analyzer = FlopAnalyzer(model, inputs)
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     analyzer.set_op_handle(
         **dict.fromkeys(_FREE_OPS, _no_macs),
         **{'aten::scaled_dot_product_attention': _attention_macs},
     )
-    macs = int(analyzer.total())
-    model.train(mode)
+    try:
+        macs = int(analyzer.total())
+    finally:
+        for module, mode in modes:
+            module.training = mode
     return Complexity(sum(p.numel() for p in model.parameters()), macs)
 
 

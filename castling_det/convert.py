@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 

@@ -48,7 +48,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     order = scores.detach().sort(descending=True, stable=True).indices
     later = _box_rows(boxes.detach()[order], offset)
     block_size, tile_size = NMS_TILE
-    buffers = later.new_empty(3, block_size * min(tile_size, max(block_size, len(order))))
+    buffers = later.new_empty(3, block_size * min(max(NMS_TILE), len(order)))
     kept = [order[:0]]
     while order.numel():
         block, later = later[:, :block_size], later[:, block_size:]
@@ -375,7 +375,6 @@ def _missing_op(name: str) -> Callable:
     # mmcv asks for each of its ops by hasattr at import, so only the call may fail.
     if name.startswith('__'):
         raise AttributeError(f'module {EXTENSION!r} has no attribute {name!r}')
-
     return lambda *_, **__: _fail(name)
 
 
@@ -549,7 +548,7 @@ def _deformable_attention(
             2 * locations[level] - 1,
             align_corners=False,
         )
-        output = output + torch.einsum('ndqp,nqp->ndq', sampled, weights[level])
+        output = output + (sampled * weights[level, :, None]).sum(-1)
     return output.view(b, heads * dims, queries).transpose(1, 2).contiguous()
 
 

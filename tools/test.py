@@ -17,9 +17,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--work-dir', help='metrics; default work_dirs/CONFIG_NAME')
     parser.add_argument('--out', help='file for the predictions (.pkl)')
-    parser.add_argument(
-        '--show-dir', help='folder below the work dir for pictures: ground truth | prediction'
-    )
+    parser.add_argument('--show-dir', help='folder for pictures: ground truth | prediction')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='override: key=value ...'
     )
@@ -40,13 +38,17 @@ def main() -> None:
         cfg.work_dir = args.work_dir or str(Path('work_dirs') / Path(args.config).stem)
     cfg.load_from = args.checkpoint
     if args.show_dir:
-        cfg.default_hooks.visualization.update(draw=True, interval=1, test_out_dir=args.show_dir)
+        cfg.default_hooks.visualization.update(
+            draw=True, interval=1, test_out_dir=str(Path(args.show_dir).absolute())
+        )
     if args.out:
         cfg.test_evaluator = [
             cfg.test_evaluator,
             dict(type='DumpDetResults', out_file_path=args.out),
         ]
     Runner.from_cfg(cfg).test()
+    if args.show_dir:
+        print(f'Pictures (ground truth | prediction): {args.show_dir}')
 
 
 if __name__ == '__main__':

@@ -45,7 +45,9 @@ def main() -> None:
         cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
     if args.auto_scale_lr:
         cfg.auto_scale_lr.enable = True
-    Runner.from_cfg(cfg).train()
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    print(f'Checkpoints: {cfg.work_dir}\nLog: {runner.log_dir}')
 
 
 if __name__ == '__main__':

@@ -21,9 +21,9 @@ def linear_ramp(progress: float, end: float) -> float:
 class CastlingHook(Hook):
     """Set ``ramp`` on every :class:`CastlingAttention` before each training iteration.
 
-    The ramp is a function of progress alone, so a resumed run needs no state. A probability is never
-    above 1, so at ramp 1 every mask is empty whatever the number of tokens, and the last part of the
-    training settles batch-norm statistics on what ships.
+    The ramp is a function of progress alone, so a resumed run needs no state. A probability is
+    never above 1, so at ramp 1 every mask is empty whatever the number of tokens, and the last part
+    of the training settles batch-norm statistics on what ships.
 
     Args:
         end (float): Share of the training after which the ramp is 1. Defaults to 0.9.

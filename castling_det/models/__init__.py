@@ -1,4 +1,4 @@
-from .attention import CastlingAttention, SelfAttention, SoftmaxAttention
+from .attention import CastlingAttention, NoMixing, SelfAttention, SoftmaxAttention
 from .castling_levit import CastlingLeViT
 
-__all__ = ['CastlingAttention', 'CastlingLeViT', 'SelfAttention', 'SoftmaxAttention']
+__all__ = ['CastlingAttention', 'CastlingLeViT', 'NoMixing', 'SelfAttention', 'SoftmaxAttention']

@@ -97,7 +97,7 @@ class CastlingAttention(nn.Module):
 
     out = unit_norm(constant term + q̂ (k̂ᵀ v) / pi + aux) + convolution of v. Castling-ViT,
     arXiv 2211.10526; the defaults are the published code's. Aux runs in training only, with the
-    threshold t0 + (1 - t0) * ``ramp``; at ramp 1 it is skipped. :class:`CastlingHook` sets ``ramp``.
+    threshold t0 + (1 - t0) * ``ramp``, and is skipped at ramp 1; :class:`CastlingHook` sets it.
 
     Args:
         num_heads (int): H.
@@ -256,6 +256,40 @@ class SoftmaxAttention(nn.Module):
         if bias is not None:
             bias = bias[None].to(q.dtype)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
+
+
+@MODELS.register_module()
+class NoMixing(nn.Module):
+    """The control of ablations: no token sees another.
+
+    Zero on the queries' own grid; where a stage halves the grid, the average of the values that
+    each query replaces.
+
+    Args:
+        num_heads, key_dims, value_dims (int): Accepted as every attention of the seam.
+    """
+
+    accepts_bias = False
+
+    def __init__(self, num_heads: int, key_dims: int, value_dims: int) -> None:
+        super().__init__()
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        q_hw: Grid | None = None,
+        kv_hw: Grid | None = None,
+        bias: Tensor | None = None,
+        num_extra_tokens: int = 0,
+    ) -> Tensor:
+        """Shapes as in :meth:`CastlingAttention.forward`; extra tokens only on equal grids."""
+        if q_hw == kv_hw:
+            return torch.zeros_like(v)
+        grid = v.transpose(-2, -1).flatten(0, 1).unflatten(-1, kv_hw)  # (B * H, Dv, h, w)
+        pooled = F.adaptive_avg_pool2d(grid, q_hw).flatten(2).unflatten(0, v.shape[:2])
+        return pooled.transpose(-2, -1)
 
 
 @MODELS.register_module()

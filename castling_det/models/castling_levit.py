@@ -37,8 +37,8 @@ class LinearBN(nn.Module):
 class LogitBias(nn.Module):
     """LeViT's attention biases: one number a head for each distance in rows and columns.
 
-    The table covers the distances of the grid that it was trained on; for another grid it is resized
-    bilinearly, so that a distance keeps its meaning as a share of the image.
+    The table covers the distances of the grid that it was trained on; for another grid it is
+    resized bilinearly, so that a distance keeps its meaning as a share of the image.
 
     Args:
         num_heads (int): H.
@@ -226,8 +226,8 @@ class CastlingLeViT(BaseModule):
             resize them. Defaults to 14, the grid of 224 px.
         frozen_stages (int): -1 trains all, 0 freezes the stem, i the stages up to i too: no
             gradients, eval mode. Defaults to -1.
-        init_cfg (dict, optional): ``dict(type='Pretrained', checkpoint=FILE)`` reads a local file in
-            our own, the authors', timm's or transformers' key layout, optionally under ``prefix``.
+        init_cfg (dict, optional): ``dict(type='Pretrained', checkpoint=FILE)`` reads a local file
+            in our own, the authors', timm's or transformers' keys, optionally under ``prefix``.
 
     Raises:
         ValueError: For an unknown ``arch`` or ``out_indices`` that do not exist.

@@ -1,8 +1,8 @@
 """Linear-angular attention (Castling-ViT, arXiv 2211.10526) and its auxiliary branch.
 
-The angular kernel of two vectors at cosine c is 1 - arccos(c) / pi = 1/2 + c / pi + higher odd terms.
-The first two terms need only k^T v, which costs O(N); training adds what is missing by a softmax
-attention whose small entries are masked. Every tensor is ``(B, H, N, D)``: batch, heads, tokens and
+The angular kernel of two vectors at cosine c is 1 - arccos(c) / pi = 1/2 + c / pi + odd powers of
+c. The first two terms need only kᵀ v, which costs O(N); training adds what is missing by a softmax
+attention whose small entries are masked. Every tensor is ``(B, H, N, D)``: batch, heads, tokens,
 width of a head. Sums and norms are in float32 or wider, whatever the input.
 """
 
@@ -25,9 +25,10 @@ def unit_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
     Returns:
         Tensor: Shape and dtype of ``x``.
     """
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
     directed = length > eps
-    return torch.where(directed, x / torch.where(directed, length, 1.0), 0.0)
+    return torch.where(directed, x / torch.where(directed, length, 1.0), 0.0).to(x.dtype)
 
 
 def linear_angular_attention(
@@ -143,7 +144,7 @@ def angular_kernel(cosine: Tensor) -> Tensor:
 
 
 def angular_kernel_expansion(cosine: Tensor, num_terms: int = 0) -> Tensor:
-    """1/2 + c / pi and the first ``num_terms`` odd terms after them; none is what attention keeps."""
+    """1/2 + c / pi and ``num_terms`` more terms; without more it is what attention keeps."""
     kernel = 0.5 + cosine / math.pi
     for n in range(1, num_terms + 1):
         weight = math.comb(2 * n, n) / (4**n * (2 * n + 1))

@@ -1,4 +1,4 @@
-"""The softmax twin of castling-picodet_levit-128s_1xb8-60e_bccd-320x320: LeViT itself, same recipe."""
+"""The softmax twin of the config below: LeViT itself, same recipe."""
 
 _base_ = './castling-picodet_levit-128s_1xb8-60e_bccd-320x320.py'
 

@@ -1,0 +1,47 @@
+# What the targets run are plain pip and python commands, to type as they are where there is no make.
+
+PYTHON ?= python3
+# More arguments for installing torch, as: make demo TORCH_ARGS='--index-url URL'
+TORCH_ARGS ?=
+
+SUPPORTED = import sys; \
+	sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else \
+	'castling_det needs Python 3.11, 3.12 or 3.13; $(PYTHON) is %d.%d.' % sys.version_info[:2])
+
+DEMO = castling-picodet_levit-nano_1xb16-20e_shapes-160x160
+DEMO_CONFIG = configs/castling_picodet/$(DEMO).py
+DEMO_DIR = work_dirs/$(DEMO)
+
+.PHONY: install install-dev demo lint test
+
+install: .venv/.installed
+install-dev: .venv/.installed-dev
+
+.venv/bin/python:
+	@$(PYTHON) -c "$(SUPPORTED)"
+	$(PYTHON) -m venv .venv
+
+# Two wheels write the folder cv2: the headless one, which needs no libGL, has to come last.
+.venv/.installed: setup.py constraints.txt | .venv/bin/python
+	.venv/bin/python -m pip install -c constraints.txt $(TORCH_ARGS) torch
+	.venv/bin/python -m pip install -c constraints.txt -e .
+	.venv/bin/python -m pip install -c constraints.txt --force-reinstall --no-deps opencv-python-headless
+	touch $@
+
+.venv/.installed-dev: .venv/.installed
+	.venv/bin/python -m pip install -c constraints.txt -e '.[dev,export]'
+	touch $@
+
+# The demo: the commands that the README shows.
+demo: install
+	.venv/bin/python tools/make_shapes.py data/shapes
+	.venv/bin/python tools/train.py $(DEMO_CONFIG)
+	.venv/bin/python tools/test.py $(DEMO_CONFIG) $(DEMO_DIR)/epoch_20.pth --show-dir $(DEMO_DIR)/drawn
+
+lint: install-dev
+	.venv/bin/python -m ruff check
+	.venv/bin/python -m ruff format --check
+	.venv/bin/python -m pytest tests/test_style.py
+
+test: install-dev
+	.venv/bin/python -m pytest

@@ -1,0 +1,67 @@
+"""Packaging of castling_det: the only place that names what it depends on.
+
+``constraints.txt`` pins the versions that were proved to work together.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+DEPENDENCIES = [
+    'torch>=2.4',
+    'numpy>=2.0',
+    'onedl-mmengine>=0.10.12',
+    'onedl-mmcv>=2.3.6',
+    'onedl-mmdetection>=3.5.1',
+    'onedl-mmsegmentation>=1.4.2',
+    'opencv-python-headless>=4.10',
+    'pycocotools>=2.0.8',
+]
+
+EXTRAS = {
+    # torchvision must come from the same index as torch: install the two together.
+    'pretrain': [
+        'onedl-mmpretrain>=1.3.6',
+        'einops>=0.8',
+        'importlib-metadata>=8.0',
+        'mat4py>=0.6',
+        'modelindex>=0.0.2',
+        'torchvision>=0.19',
+    ],
+    'export': ['onnx>=1.18', 'onnxruntime>=1.22', 'onnxscript>=0.5'],
+    'dev': ['pre-commit>=4.0', 'pytest>=8.4', 'ruff>=0.12', 'setuptools>=77', 'transformers>=5.0'],
+}
+
+
+def read_version() -> str:
+    """Read the version without importing the package, which would need torch."""
+    source = (ROOT / 'castling_det' / '__init__.py').read_text()
+    return re.search(r"^__version__ = '(.+)'$", source, re.MULTILINE).group(1)
+
+
+setup(
+    name='castling_det',
+    version=read_version(),
+    description='Castling-ViT attention for OpenMMLab detectors and segmentors',
+    long_description=(ROOT / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    author='castling_det contributors',
+    license='Apache-2.0',
+    python_requires='>=3.11,<3.14',
+    install_requires=DEPENDENCIES,
+    extras_require=EXTRAS,
+    packages=find_packages(include=['castling_det', 'castling_det.*']),
+    # `.mim` links to configs/ and tools/, where mmengine and mim look for them in a package.
+    package_data={
+        'castling_det': [
+            '.mim/model-index.yml',
+            '.mim/configs/**/*.py',
+            '.mim/configs/**/*.yml',
+            '.mim/configs/**/*.md',
+            '.mim/tools/*.py',
+        ]
+    },
+)

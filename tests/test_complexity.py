@@ -1,0 +1,193 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from castling_det import training_form
+from castling_det.complexity import count_complexity
+from castling_det.models import CastlingAttention, CastlingLeViT, SelfAttention, SoftmaxAttention
+
+SOFTMAX = dict(type='SoftmaxAttention')
+
+
+@pytest.mark.parametrize(
+    ('arch', 'macs', 'params'),
+    [
+        ('128s', 305e6, 7.8e6),
+        ('128', 406e6, 9.2e6),
+        ('192', 658e6, 11e6),
+        ('256', 1120e6, 19e6),
+        ('384', 2353e6, 39e6),
+    ],
+)
+def test_softmax_twin_against_the_authors_table(arch, macs, params):
+    """With their two heads, batch norm and linear layer each; their counts have two digits."""
+    model = CastlingLeViT(arch, SOFTMAX, out_indices=(3,))
+    complexity = count_complexity(model, torch.zeros(1, 3, 224, 224))
+    dims = model.arch_zoo[arch]['embed_dims'][-1]
+    assert complexity.macs + 2 * 1000 * dims == pytest.approx(macs, rel=0.01)
+    digit = 0.05e6 if params < 10e6 else 0.5e6
+    with_heads = complexity.params + 2 * (2 * dims + 1000 * dims + 1000)
+    assert abs(with_heads - params) <= digit
+
+
+def hand_count(arch, height, width):
+    """MACs and parameters of the castling LeViT from the shapes of its layers alone."""
+    sizes = CastlingLeViT.arch_zoo[arch]
+    key = sizes['key_dims']
+    macs = params = 0
+
+    def linear_bn(tokens, dims_in, dims_out):
+        nonlocal macs, params
+        macs += tokens * dims_in * dims_out
+        params += dims_in * dims_out + 2 * dims_out
+
+    def attention(num_queries, num_keys, heads, value):
+        nonlocal macs, params
+        macs += heads * (num_keys * key * value + num_queries * key * value)
+        macs += 9 * num_keys * value * heads
+        params += 9 * heads
+
+    def mlp(tokens, dims):
+        linear_bn(tokens, dims, 2 * dims)
+        linear_bn(tokens, 2 * dims, dims)
+
+    dims = sizes['embed_dims'][0]
+    widths = [3, dims // 8, dims // 4, dims // 2, dims]
+    for dims_in, dims_out in zip(widths, widths[1:], strict=False):
+        height, width = math.ceil(height / 2), math.ceil(width / 2)
+        macs += 9 * dims_in * dims_out * height * width
+        params += 9 * dims_in * dims_out + 2 * dims_out
+    tokens = height * width
+    for stage, dims in enumerate(sizes['embed_dims']):
+        if stage:
+            dims_in, num_keys = sizes['embed_dims'][stage - 1], tokens
+            height, width = math.ceil(height / 2), math.ceil(width / 2)
+            tokens, heads, value = height * width, dims_in // key, 4 * key
+            linear_bn(tokens, dims_in, heads * key)
+            linear_bn(num_keys, dims_in, heads * (key + value))
+            attention(tokens, num_keys, heads, value)
+            linear_bn(tokens, heads * value, dims)
+            mlp(tokens, dims)
+        heads, value = sizes['num_heads'][stage], 2 * key
+        for _ in range(sizes['depths'][stage]):
+            linear_bn(tokens, dims, heads * (2 * key + value))
+            attention(tokens, tokens, heads, value)
+            linear_bn(tokens, heads * value, dims)
+            mlp(tokens, dims)
+    return macs, params
+
+
+@pytest.mark.parametrize(
+    ('arch', 'height', 'width'), [('128s', 224, 224), ('192', 161, 250), ('nano', 64, 96)]
+)
+def test_castling_form_equals_a_hand_count(arch, height, width):
+    complexity = count_complexity(CastlingLeViT(arch), torch.zeros(1, 3, height, width))
+    assert (complexity.macs, complexity.params) == hand_count(arch, height, width)
+
+
+def test_batch_multiplies():
+    model = SelfAttention(8, 2)
+    one, three = (count_complexity(model, torch.zeros(batch, 16, 8)) for batch in (1, 3))
+    assert three.macs == 3 * one.macs and three.params == one.params
+
+
+def test_training_form_counts_aux():
+    """Nq Nk (Dk + Dv) more a head, in every attention; nothing at ramp 1."""
+    model, x = CastlingLeViT('nano').eval(), torch.zeros(1, 3, 96, 160)
+    inference = count_complexity(model, x)
+    with training_form(model):
+        training = count_complexity(model, x)
+    grids = [6 * 10, 3 * 5, 2 * 3]
+    zoo = model.arch_zoo['nano']
+    key, blocks = zoo['key_dims'], zip(grids, zoo['num_heads'], zoo['depths'], strict=True)
+    aux = sum(depth * heads * n * n * (key + 2 * key) for n, heads, depth in blocks)
+    for num_keys, num_queries, dims in zip(grids, grids[1:], zoo['embed_dims'], strict=False):
+        aux += dims // key * num_queries * num_keys * (key + 4 * key)
+    assert training.macs - inference.macs == aux
+    assert training.params == inference.params
+    for module in model.modules():
+        if isinstance(module, CastlingAttention):
+            module.ramp = 1.0
+    with training_form(model):
+        assert count_complexity(model, x) == inference
+
+
+def test_model_in_training_is_counted_in_the_inference_form():
+    model, x = CastlingLeViT('nano'), torch.zeros(1, 3, 64, 64)
+    assert count_complexity(model.train(), x) == count_complexity(model.eval(), x)
+
+
+class ExplicitAttention(nn.Module):
+    def forward(self, q, k, v):
+        return (q @ k.transpose(-2, -1)).softmax(-1) @ v
+
+
+class FusedAttention(nn.Module):
+    def forward(self, q, k, v):
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+@pytest.mark.parametrize('bias', [None, torch.zeros(3, 5, 7)])
+def test_fused_attention_counts_as_the_explicit_one(bias):
+    q, k, v = torch.ones(2, 3, 5, 4), torch.ones(2, 3, 7, 4), torch.ones(2, 3, 7, 6)
+    explicit = count_complexity(ExplicitAttention(), q, k, v).macs
+    assert explicit == 2 * 3 * 5 * 7 * (4 + 6)
+    assert count_complexity(FusedAttention(), q, k, v).macs == explicit
+
+    class Twin(nn.Module):
+        def forward(self, q, k, v):
+            return SoftmaxAttention(3, 4, 6)(q, k, v, bias=bias)
+
+    assert count_complexity(Twin(), q, k, v).macs == explicit
+
+
+def test_norms_and_resizing_are_free():
+    model = nn.Sequential(
+        nn.Conv2d(4, 4, 1, bias=False),
+        nn.BatchNorm2d(4),
+        nn.GroupNorm(2, 4),
+        nn.InstanceNorm2d(4, affine=True),
+        nn.LayerNorm([4, 6, 6]),
+        nn.Hardswish(),
+        nn.Upsample(scale_factor=2),
+        nn.Upsample(scale_factor=2, mode='bilinear'),
+        nn.AdaptiveAvgPool2d(3),
+        nn.Softmax(dim=1),
+    )
+    complexity = count_complexity(model, torch.ones(1, 4, 6, 6))
+    assert complexity.macs == 6 * 6 * 4 * 4
+    assert complexity.params == 16 + 8 + 8 + 8 + 2 * 4 * 6 * 6
+
+
+def test_frozen_parameters_count():
+    model = CastlingLeViT('nano')
+    params = count_complexity(model, torch.zeros(1, 3, 64, 64)).params
+    model.requires_grad_(False)
+    assert count_complexity(model, torch.zeros(1, 3, 64, 64)).params == params > 0
+
+
+class Fails(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2)
+
+    def forward(self, x):
+        raise RuntimeError('no forward')
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_modes_and_statistics_are_restored(training):
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2), nn.Linear(2, 2)).train(training)
+    model[1].eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    count_complexity(model, torch.ones(4, 2))
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    model.append(Fails()).train()
+    with pytest.raises(RuntimeError, match='no forward'):
+        count_complexity(model, torch.ones(4, 2))
+    assert all(module.training for module in model.modules())

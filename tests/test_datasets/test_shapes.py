@@ -1,0 +1,228 @@
+import colorsys
+import json
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from castling_det.datasets import CLASSES, PALETTE, count_instances, render_scene, shapes, write_shapes
+
+NUM_TRAIN, NUM_VAL = 60, 12
+LAMP, LIT, UNLIT = (CLASSES.index(name) for name in ('lamp', 'lit_gem', 'unlit_gem'))
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp('data') / 'shapes'
+    assert write_shapes(root, NUM_TRAIN, NUM_VAL)
+    return root
+
+
+def scene(seed, size=(160, 160), **rule):
+    return render_scene(np.random.default_rng(seed), size, **rule)
+
+
+def contents(root):
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob('*') if p.is_file()}
+
+
+def load(root, split):
+    return json.loads((root / 'annotations' / f'{split}.json').read_text())
+
+
+def center(mask):
+    return np.argwhere(mask).mean(0)
+
+
+def test_same_seed_gives_same_bytes(root, tmp_path):
+    write_shapes(tmp_path / 'again', NUM_TRAIN, NUM_VAL)
+    assert contents(tmp_path / 'again') == contents(root)
+
+
+def test_images_do_not_depend_on_their_number(root, tmp_path):
+    write_shapes(tmp_path / 'few', 3, 2)
+    all_files = contents(root)
+    pictures = {k: v for k, v in contents(tmp_path / 'few').items() if not k.endswith('.json')}
+    assert len(pictures) == 2 * (3 + 2)
+    assert all(all_files[name] == picture for name, picture in pictures.items())
+
+
+def test_no_two_images_are_alike(root, tmp_path):
+    write_shapes(tmp_path / 'other', 5, 0, seed=1)
+    pictures = [*root.glob('images/*/*'), *(tmp_path / 'other').glob('images/*/*')]
+    assert len({p.read_bytes() for p in pictures}) == NUM_TRAIN + NUM_VAL + 5
+
+
+def test_scene_has_the_size_asked_for():
+    image, instances = scene(0, size=(96, 208))
+    assert image.shape == (96, 208, 3) and image.dtype == np.uint8
+    assert all(instance.mask.shape == (96, 208) for instance in instances)
+
+
+def test_visible_parts_are_disjoint_and_not_slivers():
+    for seed in range(40):
+        masks = np.stack([instance.mask for instance in scene(seed)[1]])
+        assert masks.sum(0).max() == 1
+        assert masks.sum((1, 2)).min() >= 50
+
+
+def test_annotations_agree_with_masks(root):
+    coco = COCO(root / 'annotations' / 'train.json')
+    for image_id in range(NUM_TRAIN):
+        _, instances = scene([0, 0, image_id])
+        anns = coco.imgToAnns[image_id]
+        assert len(anns) == len(instances)
+        for ann, instance in zip(anns, instances, strict=True):
+            rows, columns = np.nonzero(instance.mask)
+            x, y, width, height = ann['bbox']
+            assert (x, y) == (columns.min(), rows.min())
+            assert (x + width, y + height) == (columns.max() + 1, rows.max() + 1)
+            assert ann['area'] == instance.mask.sum()
+            assert ann['category_id'] == instance.label + 1
+            assert ann['iscrowd'] == 0
+            traced = coco.annToMask(ann).astype(bool)
+            iou = (traced & instance.mask).sum() / (traced | instance.mask).sum()
+            assert iou > 0.9
+
+
+def test_label_maps_agree_with_masks(root):
+    for image_id in range(NUM_VAL):
+        _, instances = scene([0, 1, image_id])
+        labels = cv2.imread(root / f'labels/val/{image_id:06d}.png', cv2.IMREAD_UNCHANGED)
+        assert labels.dtype == np.uint8 and labels.shape == (160, 160)
+        for instance in instances:
+            assert (labels[instance.mask] == instance.label + 1).all()
+        assert (labels > 0).sum() == sum(instance.mask.sum() for instance in instances)
+
+
+@pytest.mark.parametrize('iou_type', ['bbox', 'segm'])
+def test_ground_truth_as_detections_is_perfect(root, iou_type):
+    coco = COCO(root / 'annotations' / 'val.json')
+    detections = [
+        dict(
+            image_id=ann['image_id'],
+            category_id=ann['category_id'],
+            score=1.0,
+            **({'bbox': ann['bbox']} if iou_type == 'bbox' else {'segmentation': coco.annToRLE(ann)}),
+        )
+        for ann in coco.dataset['annotations']
+    ]
+    evaluation = COCOeval(coco, coco.loadRes(detections), iou_type)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize('rule', [{}, dict(num_hues=4, num_lamps=2), dict(num_hues=2)])
+def test_a_gem_is_lit_where_a_lamp_of_its_hue_burns(rule):
+    """The rule, read from the pixels: the middle hue of each object tells which lamps match."""
+    num_hues = rule.get('num_hues', 3)
+    for seed in range(40):
+        image, instances = scene(seed, **rule)
+        hues = [nearest_hue(image[instance.mask], num_hues) for instance in instances]
+        burning = {hue for hue, instance in zip(hues, instances, strict=True) if instance.label == LAMP}
+        assert len(burning) == rule.get('num_lamps', 1)
+        for hue, instance in zip(hues, instances, strict=True):
+            assert hue == instance.hue
+            if instance.label in (LIT, UNLIT):
+                assert (hue in burning) == (instance.label == LIT)
+
+
+def nearest_hue(pixels, num_hues):
+    hue, saturation, _ = np.array([colorsys.rgb_to_hsv(*(p[::-1] / 255)) for p in pixels]).T
+    direction = (saturation * np.exp(2j * np.pi * hue)).sum()
+    return round(np.angle(direction) / (2 * np.pi) * num_hues) % num_hues
+
+
+def test_lamps_keep_their_distance():
+    for seed in range(60):
+        _, instances = scene(seed, lamp_distance=0.45)
+        lamps = [center(i.mask) for i in instances if i.label == LAMP]
+        gems = [center(i.mask) for i in instances if i.label in (LIT, UNLIT)]
+        # Visible centres lie off the true ones where something covers a part.
+        assert min(np.linalg.norm(a - b) for a in lamps for b in gems) > 0.35 * 160
+
+
+def test_lit_and_unlit_gems_are_distributed_alike():
+    features = {LIT: [], UNLIT: []}
+    for seed in range(500):
+        image, instances = scene(seed, size=(64, 64))
+        for gem in (i for i in instances if i.label in features):
+            lamp = next(i for i in instances if i.label == LAMP)
+            one_hot_hue = np.eye(3)[gem.hue]
+            surroundings = [len(instances), lamp.mask.sum(), image.mean()]
+            own = [gem.mask.sum(), *center(gem.mask), *image[gem.mask].mean(0)]
+            features[gem.label].append([*own, *surroundings, *one_hot_hue])
+    lit, unlit = (np.array(features[label], float) for label in (LIT, UNLIT))
+    assert abs(len(lit) - len(unlit)) < 4 * np.sqrt(len(lit) + len(unlit))
+    error = np.sqrt(lit.var(0) / len(lit) + unlit.var(0) / len(unlit))
+    assert (abs(lit.mean(0) - unlit.mean(0)) < 4 * error).all()
+
+
+def test_class_names_and_counts(root):
+    coco = load(root, 'train')
+    assert [(c['id'], c['name']) for c in coco['categories']] == list(enumerate(CLASSES, start=1))
+    assert len(PALETTE) == len(set(PALETTE)) == len(CLASSES)
+    counts = count_instances(root / 'annotations' / 'train.json')
+    assert list(counts) == list(CLASSES)
+    assert sum(counts.values()) == len(coco['annotations'])
+    assert counts['lamp'] == NUM_TRAIN
+
+
+def test_existing_data_is_kept(root):
+    before = contents(root)
+    assert not write_shapes(root, NUM_TRAIN, NUM_VAL)
+    assert contents(root) == before
+
+
+def test_other_parameters_need_overwrite(tmp_path):
+    root = tmp_path / 'shapes'
+    write_shapes(root, 2, 1)
+    before = contents(root)
+    with pytest.raises(FileExistsError, match='other parameters'):
+        write_shapes(root, 3, 1)
+    assert contents(root) == before
+    assert write_shapes(root, 3, 1, overwrite=True)
+    assert len(list(root.glob('images/train/*'))) == 3
+    assert [p.name for p in tmp_path.iterdir()] == ['shapes']
+
+
+def test_foreign_folders_are_never_replaced(tmp_path):
+    (tmp_path / 'photos').mkdir()
+    (tmp_path / 'photos' / 'holiday.jpg').write_bytes(b'precious')
+    with pytest.raises(FileExistsError, match='not a shapes data set'):
+        write_shapes(tmp_path / 'photos', 2, 1, overwrite=True)
+    assert contents(tmp_path / 'photos') == {'holiday.jpg': b'precious'}
+
+
+@pytest.mark.parametrize('has_old', [False, True])
+def test_interruption_leaves_nothing_half_written(tmp_path, monkeypatch, has_old):
+    root = tmp_path / 'shapes'
+    if has_old:
+        write_shapes(root, 2, 1)
+    before = contents(tmp_path)
+    num_calls = 0
+
+    def interrupted(rng, size, **rule):
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == 3:
+            raise KeyboardInterrupt
+        return render_scene(rng, size, **rule)
+
+    monkeypatch.setattr(shapes, 'render_scene', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_shapes(root, 5, 1, overwrite=True)
+    assert num_calls == 3
+    assert contents(tmp_path) == before
+    assert root.exists() == has_old
+
+
+@pytest.mark.parametrize('rule', [dict(num_lamps=3), dict(num_lamps=0), dict(lamp_distance=0.7)])
+def test_impossible_rules_are_refused(tmp_path, rule):
+    with pytest.raises(ValueError, match=next(iter(rule))):
+        write_shapes(tmp_path / 'shapes', 1, 1, **rule)
+    assert not list(tmp_path.iterdir())
