@@ -11,7 +11,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 
 DEPENDENCIES = [
-    'torch>=2.4',
+    'torch>=2.6',  # the first whose weights_only loader takes named replacements
     'numpy>=2.0',
     'onedl-mmengine>=0.10.12',
     'onedl-mmcv>=2.3.6',

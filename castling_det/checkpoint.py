@@ -46,7 +46,8 @@ def read_checkpoint(filename: str | Path, map_location: str = 'cpu') -> dict[str
         FileNotFoundError: If the file does not exist.
         ValueError: If it is not a checkpoint, is damaged, or holds anything but data.
     """
-    if not Path(filename).is_file():
+    filename = Path(filename).expanduser()
+    if not filename.is_file():
         raise FileNotFoundError(f'checkpoint {filename} does not exist')
     try:
         with torch.serialization.safe_globals(_RUNNER_TYPES):

@@ -1,6 +1,6 @@
 """Make the demo data set.
 
-    python tools/make_shapes.py data/shapes --num-train 1600 --num-val 200
+python tools/make_shapes.py data/shapes --num-train 1600 --num-val 200
 """
 
 import argparse
@@ -10,7 +10,9 @@ from castling_det.datasets.shapes import SPLITS, count_instances, write_shapes
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description='Make the demo data set, unless it is there already')
+    parser = argparse.ArgumentParser(
+        description='Make the demo data set, unless it is there already'
+    )
     parser.add_argument('root', type=Path, help='target folder')
     parser.add_argument('--num-train', type=int, default=1600, help='number of training images')
     parser.add_argument('--num-val', type=int, default=200, help='number of validation images')
@@ -18,10 +20,9 @@ def parse_args():
         '--size', type=int, nargs=2, default=(160, 160), metavar=('H', 'W'), help='in pixels'
     )
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--num-hues', type=int, default=3, help='more hues, harder gems')
-    parser.add_argument('--num-lamps', type=int, default=1, help='lamps in each scene')
+    parser.add_argument('--num-hues', type=int, default=4, help='even; more hues, harder gems')
     parser.add_argument(
-        '--lamp-distance', type=float, default=0.4, help='least, lamp to gem, in image sides'
+        '--lamp-distance', type=float, default=0.35, help='least, lamp to gem, in image sides'
     )
     parser.add_argument('--overwrite', action='store_true', help='replace an existing data set')
     return parser.parse_args()

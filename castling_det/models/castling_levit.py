@@ -268,8 +268,10 @@ class CastlingLeViT(BaseModule):
             if arch not in self.arch_zoo:
                 raise ValueError(f'CastlingLeViT has no arch {arch!r}, only {list(self.arch_zoo)}')
             arch = self.arch_zoo[arch]
-        if not out_indices or not set(out_indices) <= {0, 1, 2, 3}:
-            raise ValueError(f'out_indices are among 0, 1, 2, 3, not {out_indices}')
+        if not set(out_indices) <= {0, 1, 2, 3} or not any(out_indices):
+            raise ValueError(
+                f'out_indices are among 0, 1, 2, 3, at least one a stage (1 to 3), not {out_indices}'
+            )
         if drop_path_rate is None:
             drop_path_rate = arch.get('drop_path_rate', 0.0)
         self.out_indices = tuple(out_indices)
