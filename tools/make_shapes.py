@@ -9,7 +9,7 @@ from pathlib import Path
 from castling_det.datasets.shapes import SPLITS, count_instances, write_shapes
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Make the demo data set, unless it is there already'
     )
@@ -28,9 +28,12 @@ def parse_args():
     return parser.parse_args()
 
 
-def main():
+def main() -> None:
     args = parse_args()
-    is_new = write_shapes(**vars(args))
+    try:
+        is_new = write_shapes(**vars(args))
+    except (FileExistsError, ValueError) as error:
+        raise SystemExit(str(error)) from error
     print(f'{"wrote" if is_new else "kept"} {args.root}')
     for split in SPLITS:
         ann_file = args.root / 'annotations' / f'{split}.json'

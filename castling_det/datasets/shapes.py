@@ -389,7 +389,7 @@ def _is_kept(root: Path, parameters: dict, overwrite: bool) -> bool:
     found = json.loads(record.read_text())
     if found != parameters:
         raise FileExistsError(
-            f'{root} holds shapes with other parameters: choose another folder, or overwrite it.\n'
+            f'{root} holds shapes with other parameters: choose another folder, or overwrite.\n'
             f'found  {found}\nwanted {parameters}'
         )
     return True
