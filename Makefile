@@ -1,7 +1,7 @@
 # What the targets run are plain pip and python commands, to type as they are where there is no make.
 
 PYTHON ?= python3
-# More arguments for installing torch, as: make demo TORCH_ARGS='--index-url URL'
+# More arguments for installing torch, as: make demo TORCH_ARGS='--extra-index-url URL'
 TORCH_ARGS ?=
 
 SUPPORTED = import sys; \
@@ -36,7 +36,7 @@ install-dev: .venv/.installed-dev
 demo: install
 	.venv/bin/python tools/make_shapes.py data/shapes
 	.venv/bin/python tools/train.py $(DEMO_CONFIG)
-	.venv/bin/python tools/test.py $(DEMO_CONFIG) $(DEMO_DIR)/epoch_20.pth --show-dir $(DEMO_DIR)/drawn
+	.venv/bin/python tools/test.py $(DEMO_CONFIG) $(DEMO_DIR)/epoch_20.pth --show-dir $(DEMO_DIR)/pictures
 
 lint: install-dev
 	.venv/bin/python -m ruff check

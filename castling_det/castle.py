@@ -13,7 +13,8 @@ def training_form(model: nn.Module) -> Iterator[nn.Module]:
     """Run the auxiliary branches although the model is in eval mode, for measurements only.
 
     Args:
-        model (nn.Module): Any module; each branch runs with the ``ramp`` that its attention has.
+        model (nn.Module): Any module; each branch runs with the ``ramp`` that its attention has,
+            which is no part of a checkpoint: 0, the threshold t0, in a model just loaded.
 
     Yields:
         nn.Module: ``model``. On leaving, every branch is in the mode that it was in.

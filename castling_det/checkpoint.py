@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -64,10 +64,17 @@ def read_checkpoint(filename: str | Path, map_location: str = 'cpu') -> dict[str
 
 
 def refuse_unsafe_checkpoints() -> None:
-    """Make every local load of mmengine's Runner go through :func:`read_checkpoint`.
+    """Make every load of mmengine's Runner go through :func:`read_checkpoint`.
 
-    mmengine's own loader falls back to ``weights_only=False``, which executes a pickle's code.
+    mmengine's own loaders fall back to, or start with, ``weights_only=False``, which executes a
+    pickle's code. Those of remote schemes (http, s3, ...) are replaced by an error that says so.
     """
+
+    def refuse(filename: str, map_location: str | None = None) -> NoReturn:
+        raise ValueError(f'{filename} is not local: download it, check it, and give the file')
+
+    for scheme in list(CheckpointLoader._schemes):
+        CheckpointLoader.register_scheme(scheme, refuse, force=True)
 
     def load_from_local(filename: str, map_location: str | None) -> dict[str, Any]:
         return read_checkpoint(filename, map_location or 'cpu')

@@ -5,13 +5,15 @@ from mmengine.config.utils import MODULE2PACKAGE
 
 
 def know_our_configs() -> None:
-    """Tell mmengine where ``castling_det::`` and ``mmseg::`` bases are; call it once.
+    """Tell mmengine where ``castling_det::`` and ``mmseg::`` bases are; a second call does nothing.
 
     mmengine knows its own list of packages only, in which mmseg has the name of a distribution that
     is not installed. It also marks every type of such a base with the package's own registry scope;
     our configs are written in the scope of the library that runs them (``default_scope``), and
     this package has no other, so the mark is left out.
     """
+    if 'castling_det' in MODULE2PACKAGE:
+        return
     MODULE2PACKAGE.update(castling_det='castling_det', mmseg='mmseg')
     find_base = Config._get_cfg_path
 

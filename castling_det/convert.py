@@ -129,9 +129,10 @@ def load_pretrained(
         )
     for key, value in matched.items():
         if value.shape != own[key].shape:
+            remedy = 'bias_grid' if key.endswith('.bias.table') else 'arch'
             raise ValueError(
                 f'{filename}: {key} has shape {tuple(value.shape)}, but the model needs '
-                f'{tuple(own[key].shape)}; choose the arch that the file was made with'
+                f'{tuple(own[key].shape)}; choose the {remedy} that the file was made with'
             )
     module.load_state_dict(matched, strict=False)
     biases = sum(key.endswith('.bias.table') for key in converted.keys() - matched.keys())

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
+from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
 import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
@@ -41,12 +42,11 @@ def main() -> None:
         cfg.default_hooks.visualization.update(
             draw=True, interval=1, test_out_dir=str(Path(args.show_dir).absolute())
         )
+    runner = Runner.from_cfg(cfg)
     if args.out:
-        cfg.test_evaluator = [
-            cfg.test_evaluator,
-            dict(type='DumpDetResults', out_file_path=args.out),
-        ]
-    Runner.from_cfg(cfg).test()
+        runner.test_evaluator.metrics.append(DumpResults(args.out))
+    runner.test()
+    print(f'Checkpoint: {args.checkpoint}\nLog: {runner.log_dir}')
     if args.show_dir:
         print(f'Pictures (ground truth | prediction): {args.show_dir}')
 

@@ -4,6 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
+import torch
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
@@ -16,7 +17,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='logs and checkpoints; default work_dirs/CONFIG_NAME')
     parser.add_argument(
-        '--resume', action='store_true', help='go on from the last checkpoint of the work dir'
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='go on from a checkpoint; without a name from the last one of the work dir',
     )
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument(
@@ -40,10 +44,16 @@ def main() -> None:
     cfg.merge_from_dict(args.cfg_options or {})
     if args.work_dir or cfg.get('work_dir') is None:
         cfg.work_dir = args.work_dir or str(Path('work_dirs') / Path(args.config).stem)
-    cfg.resume = args.resume or cfg.get('resume', False)
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
     if args.amp:
+        if not torch.cuda.is_available():
+            raise SystemExit('--amp needs a GPU: mmengine scales the loss for float16 there only')
         cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
     if args.auto_scale_lr:
+        if 'auto_scale_lr' not in cfg:
+            raise SystemExit(f'--auto-scale-lr: {args.config} lacks auto_scale_lr.base_batch_size')
         cfg.auto_scale_lr.enable = True
     runner = Runner.from_cfg(cfg)
     runner.train()

@@ -1,11 +1,6 @@
 """Data that the package makes by itself."""
 
-from castling_det.datasets.shapes import (
-    CLASSES,
-    PALETTE,
-    count_instances,
-    render_scene,
-    write_shapes,
-)
+from castling_det.datasets.scenes import CLASSES, PALETTE, render_scene
+from castling_det.datasets.shapes import count_instances, write_shapes
 
 __all__ = ['CLASSES', 'PALETTE', 'count_instances', 'render_scene', 'write_shapes']

@@ -27,9 +27,14 @@ class CastlingHook(Hook):
 
     Args:
         end (float): Share of the training after which the ramp is 1. Defaults to 0.9.
+
+    Raises:
+        ValueError: If ``end`` is not above 0.
     """
 
     def __init__(self, end: float = 0.9) -> None:
+        if end <= 0:
+            raise ValueError(f'end is a share of the training above 0, not {end}')
         self.end = end
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:

@@ -56,12 +56,12 @@ class LogitBias(nn.Module):
         table = self.table
         if table.shape[1:] != kv_hw:
             table = F.interpolate(table[None], kv_hw, mode='bilinear', align_corners=True)[0]
-        dy, dx = (self._distances(n).to(table.device) for n in kv_hw)  # (nq, nk) each
+        dy, dx = (self._distances(n) for n in kv_hw)  # (nq, nk) each
         bias = table[:, dy[:, None, :, None], dx[None, :, None, :]]
         return bias.flatten(3).flatten(1, 2)
 
     def _distances(self, num_keys: int) -> Tensor:
-        keys = torch.arange(num_keys)
+        keys = torch.arange(num_keys, device=self.table.device)
         return (keys[:: self.stride, None] - keys).abs()
 
 
@@ -222,15 +222,16 @@ class CastlingLeViT(BaseModule):
         out_indices (tuple[int, ...]): Maps to return, ascending. Defaults to (0, 1, 2, 3).
         drop_path_rate (float, optional): Of every residual. Defaults to the arch's (0.1 for '384',
             else 0).
-        bias_grid (int): Side of the first stage's grid that logit biases are learnt on; other grids
-            resize them. Defaults to 14, the grid of 224 px.
+        bias_grid (int): Side of the first stage's grid that logit biases are learnt on, which is
+            the input size / 16; other grids resize them. Defaults to 14, the grid of 224 px. Of no
+            effect with an attention that accepts no bias.
         frozen_stages (int): -1 trains all, 0 freezes the stem, i the stages up to i too: no
             gradients, eval mode. Defaults to -1.
         init_cfg (dict, optional): ``dict(type='Pretrained', checkpoint=FILE)`` reads a local file
             in our own, the authors', timm's or transformers' keys, optionally under ``prefix``.
 
     Raises:
-        ValueError: For an unknown ``arch`` or ``out_indices`` that do not exist.
+        ValueError: For an unknown ``arch``, and for stages that do not exist.
     """
 
     arch_zoo = {
@@ -264,14 +265,17 @@ class CastlingLeViT(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        if isinstance(arch, str):
+        if not isinstance(arch, dict):
+            arch = str(arch)  # `--cfg-options` reads 256 as a number
             if arch not in self.arch_zoo:
                 raise ValueError(f'CastlingLeViT has no arch {arch!r}, only {list(self.arch_zoo)}')
             arch = self.arch_zoo[arch]
         if not set(out_indices) <= {0, 1, 2, 3} or not any(out_indices):
             raise ValueError(
-                f'out_indices are among 0, 1, 2, 3, at least one a stage (1 to 3), not {out_indices}'
+                f'out_indices are among 0, 1, 2, 3, at least one not 0, but got {out_indices}'
             )
+        if frozen_stages not in range(-1, 4):
+            raise ValueError(f'frozen_stages is -1, 0, 1, 2 or 3, not {frozen_stages}')
         if drop_path_rate is None:
             drop_path_rate = arch.get('drop_path_rate', 0.0)
         self.out_indices = tuple(out_indices)

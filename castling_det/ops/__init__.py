@@ -1,11 +1,5 @@
-from .linear_angular import (
-    angular_kernel,
-    angular_kernel_expansion,
-    linear_angular_attention,
-    linear_angular_attention_naive,
-    masked_softmax_attention,
-    unit_norm,
-)
+from .linear_angular import linear_angular_attention, masked_softmax_attention, unit_norm
+from .naive import angular_kernel, angular_kernel_expansion, linear_angular_attention_naive
 
 __all__ = [
     'angular_kernel',

@@ -15,8 +15,8 @@ from torch import Tensor
 def unit_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
     """Scale the last dimension to length 1; where its length is at most ``eps``, to zero.
 
-    Above ``eps`` it is exactly x / ||x||; at or under it both value and gradient are exactly zero,
-    where a clamped denominator would have the gradient g / eps.
+    Above ``eps`` it is exactly x / ||x||; at or under it the division by infinity makes both value
+    and gradient exactly zero, where a clamped denominator would have the gradient g / eps.
 
     Args:
         x (Tensor): ``(..., D)``, any floating dtype.
@@ -27,8 +27,7 @@ def unit_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
-    directed = length > eps
-    return torch.where(directed, x / torch.where(directed, length, 1.0), 0.0).to(x.dtype)
+    return (x / torch.where(length > eps, length, torch.inf)).to(x.dtype)
 
 
 def linear_angular_attention(
@@ -60,6 +59,9 @@ def linear_angular_attention(
 
     Returns:
         Tensor: ``(B, H, Nq, Dv)`` in the dtype of ``v``.
+
+    Raises:
+        ValueError: For an unknown ``constant``.
     """
     with torch.autocast(q.device.type, enabled=False):
         wide = torch.promote_types(v.dtype, torch.float32)
@@ -71,14 +73,14 @@ def linear_angular_attention(
             y = y + 0.5 * (v if own is None else own.to(wide))
         elif constant == 'mean':
             y = y + 0.5 * v.mean(dim=-2, keepdim=True)
+        elif constant != 'none':
+            raise ValueError(f"constant is 'identity', 'mean' or 'none', not {constant!r}")
         if aux is not None:
             y = y + aux.to(wide)
         return unit_norm(y).to(dtype)
 
 
-def masked_softmax_attention(
-    q: Tensor, k: Tensor, v: Tensor, threshold: float, scale: float | None = None
-) -> Tensor:
+def masked_softmax_attention(q: Tensor, k: Tensor, v: Tensor, threshold: float) -> Tensor:
     """Softmax attention without the probabilities at or under ``threshold``, in O(N²).
 
     The kept probabilities are not renormalised, and gradients pass through them alone.
@@ -88,65 +90,11 @@ def masked_softmax_attention(
         k (Tensor): Keys ``(B, H, Nk, Dk)``, not normalised.
         v (Tensor): Values ``(B, H, Nk, Dv)``.
         threshold (float): 0 is full softmax attention, 1 gives exactly zero.
-        scale (float, optional): Factor of the logits. Defaults to Dk ** -0.5.
 
     Returns:
         Tensor: ``(B, H, Nq, Dv)`` in the dtype of ``v``.
     """
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
     with torch.autocast(q.device.type, enabled=False):
         wide = torch.promote_types(v.dtype, torch.float32)
-        p = ((q.to(wide) * scale) @ k.to(wide).transpose(-2, -1)).softmax(dim=-1)
+        p = ((q.to(wide) * q.shape[-1] ** -0.5) @ k.to(wide).transpose(-2, -1)).softmax(dim=-1)
         return (torch.where(p > threshold, p, 0.0) @ v.to(wide)).to(v.dtype)
-
-
-def linear_angular_attention_naive(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    own_index: Tensor | None = None,
-    threshold: float = 1.0,
-    constant: str = 'identity',
-    divide_by_keys: bool = False,
-) -> Tensor:
-    """The specification: builds the (Nq, Nk) attention matrix A and returns unit_norm(A v).
-
-    A = constant term + q̂ k̂ᵀ / pi + masked softmax, the constant term being I / 2 ('identity', rows
-    selected by ``own_index``), 1 / (2 Nk) everywhere ('mean') or 0 ('none').
-
-    Args:
-        q, k, v, constant, divide_by_keys: As for :func:`linear_angular_attention`.
-        own_index (Tensor, optional): ``(Nq,)``, the key at each query's own place. Defaults to
-            0 ... Nq - 1.
-        threshold (float): Of the auxiliary branch. Defaults to 1, which masks all of it.
-
-    Returns:
-        Tensor: ``(B, H, Nq, Dv)``.
-    """
-    num_queries, num_keys = q.shape[-2], k.shape[-2]
-    kernel = unit_norm(q) @ unit_norm(k).transpose(-2, -1) / math.pi
-    if divide_by_keys:
-        kernel = kernel / num_keys
-    if own_index is None:
-        own_index = torch.arange(num_queries, device=q.device)
-    half = {
-        'identity': 0.5 * torch.eye(num_keys, dtype=q.dtype, device=q.device)[own_index],
-        'mean': torch.full_like(kernel, 0.5 / num_keys),
-        'none': torch.zeros_like(kernel),
-    }[constant]
-    p = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
-    return unit_norm((half + kernel + p * (p > threshold)) @ v)
-
-
-def angular_kernel(cosine: Tensor) -> Tensor:
-    """The exact angular kernel 1 - arccos(c) / pi, between 0 and 1."""
-    return 1 - torch.arccos(cosine) / math.pi
-
-
-def angular_kernel_expansion(cosine: Tensor, num_terms: int = 0) -> Tensor:
-    """1/2 + c / pi and ``num_terms`` more terms; without more it is what attention keeps."""
-    kernel = 0.5 + cosine / math.pi
-    for n in range(1, num_terms + 1):
-        weight = math.comb(2 * n, n) / (4**n * (2 * n + 1))
-        kernel = kernel + weight * cosine ** (2 * n + 1) / math.pi
-    return kernel

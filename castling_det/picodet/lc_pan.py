@@ -13,12 +13,10 @@ NORM_CFG = dict(type='BN')
 ACT_CFG = dict(type='HSwish')
 
 
-def depthwise_unit(
-    in_channels: int, out_channels: int, norm_cfg: dict, stride: int = 1
-) -> nn.Module:
+def depthwise_unit(in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
     """The brick of PicoDet: depthwise 5x5, norm, hard-swish, pointwise 1x1, norm, hard-swish."""
     return DepthwiseSeparableConvModule(
-        in_channels, out_channels, 5, stride, padding=2, norm_cfg=norm_cfg, act_cfg=ACT_CFG
+        in_channels, out_channels, 5, stride, padding=2, norm_cfg=NORM_CFG, act_cfg=ACT_CFG
     )
 
 
@@ -35,7 +33,6 @@ class LCPAN(BaseModule):
             8, 16, 32, or four of strides 8, 16, 32, 64. With three, the fourth output is made of
             the coarsest input and the coarsest output, each halved by a depthwise unit.
         out_channels (int): Channels of each output: 96 in PicoDet-XS and -S, 128 in -M, 160 in -L.
-        norm_cfg (dict): Normalisation. Default: ``dict(type='BN')``.
 
     Raises:
         ValueError: If there are neither three nor four ``in_channels``.
@@ -47,7 +44,6 @@ class LCPAN(BaseModule):
         self,
         in_channels: Sequence[int],
         out_channels: int,
-        norm_cfg: dict = NORM_CFG,
     ) -> None:
         super().__init__()
         if len(in_channels) not in (3, 4):
@@ -55,16 +51,16 @@ class LCPAN(BaseModule):
 
         def join() -> nn.Sequential:
             return nn.Sequential(
-                depthwise_unit(2 * out_channels, 2 * out_channels, norm_cfg),
-                depthwise_unit(2 * out_channels, out_channels, norm_cfg),
+                depthwise_unit(2 * out_channels, 2 * out_channels),
+                depthwise_unit(2 * out_channels, out_channels),
             )
 
         def halve() -> nn.Module:
-            return depthwise_unit(out_channels, out_channels, norm_cfg, stride=2)
+            return depthwise_unit(out_channels, out_channels, stride=2)
 
         num_steps = len(in_channels) - 1
         self.reduce = nn.ModuleList(
-            ConvModule(channels, out_channels, 1, norm_cfg=norm_cfg, act_cfg=ACT_CFG)
+            ConvModule(channels, out_channels, 1, norm_cfg=NORM_CFG, act_cfg=ACT_CFG)
             for channels in in_channels
         )
         self.top_down = nn.ModuleList(join() for _ in range(num_steps))

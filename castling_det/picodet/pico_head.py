@@ -29,7 +29,6 @@ class PicoLevel(nn.Module):
         num_classes (int): Number of foreground classes.
         reg_channels (int): Channels of the box map.
         stacked_convs (int): Depthwise units in the tower.
-        norm_cfg (dict): Normalisation.
     """
 
     def __init__(
@@ -38,21 +37,21 @@ class PicoLevel(nn.Module):
         num_classes: int,
         reg_channels: int,
         stacked_convs: int,
-        norm_cfg: dict,
     ) -> None:
         super().__init__()
         self.tower = nn.Sequential(
-            *(depthwise_unit(channels, channels, norm_cfg) for _ in range(stacked_convs))
+            *(depthwise_unit(channels, channels) for _ in range(stacked_convs))
         )
         self.gate = nn.Sequential(
             nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels, 1), nn.Sigmoid()
         )
-        self.mix = ConvModule(channels, channels, 1, norm_cfg=norm_cfg, act_cfg=ACT_CFG)
+        self.mix = ConvModule(channels, channels, 1, norm_cfg=NORM_CFG, act_cfg=ACT_CFG)
         self.cls = nn.Conv2d(channels, num_classes, 1)
         self.reg = nn.Conv2d(channels, reg_channels, 1)
+        # One output channel makes PicoDet's depthwise 5x5 (groups = outputs) a dense one.
         self.align = nn.Sequential(
-            ConvModule(channels, 1, 5, padding=2, norm_cfg=norm_cfg, act_cfg=ACT_CFG),
-            ConvModule(1, 1, 1, norm_cfg=norm_cfg, act_cfg=None),
+            ConvModule(channels, 1, 5, padding=2, norm_cfg=NORM_CFG, act_cfg=ACT_CFG),
+            ConvModule(1, 1, 1, norm_cfg=NORM_CFG, act_cfg=None),
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,7 +88,6 @@ class PicoHead(TOODHead):
         loss_bbox (dict): Loss of the decoded boxes in px.
         loss_dfl (dict): Loss of the distributions.
         reg_max (int): Largest distance in strides. Default: 7.
-        norm_cfg (dict): Normalisation. Default: ``dict(type='BN')``.
         train_cfg (dict, optional): ``initial_epoch``, ``initial_assigner``, ``assigner``,
             ``alpha``, ``beta``, ``allowed_border`` and ``pos_weight``, as for TOOD.
         test_cfg (dict, optional): ``score_thr``, ``nms_pre``, ``nms`` and ``max_per_img``.
@@ -107,7 +105,6 @@ class PicoHead(TOODHead):
         loss_bbox: dict,
         loss_dfl: dict,
         reg_max: int = 7,
-        norm_cfg: dict = NORM_CFG,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
     ) -> None:
@@ -117,7 +114,7 @@ class PicoHead(TOODHead):
             in_channels,
             feat_channels=in_channels,
             stacked_convs=stacked_convs,
-            norm_cfg=norm_cfg,
+            norm_cfg=NORM_CFG,
             anchor_generator=anchor_generator,
             loss_cls=loss_cls,
             loss_bbox=loss_bbox,
@@ -133,7 +130,6 @@ class PicoHead(TOODHead):
                 self.num_classes,
                 4 * (self.reg_max + 1),
                 self.stacked_convs,
-                self.norm_cfg,
             )
             for _ in self.prior_generator.strides
         )

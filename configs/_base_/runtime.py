@@ -13,8 +13,9 @@ custom_hooks = [
     dict(type='CastlingHook'),
     dict(
         type='EMAHook',
-        ema_type='ExpMomentumEMA',
+        ema_type='MomentumAnnealingEMA',  # as PicoDet: min(0.9998, t / (10 + t)) of the old average
         momentum=0.0002,
+        gamma=10,
         update_buffers=True,
         priority='ABOVE_NORMAL',
     ),
@@ -29,6 +30,7 @@ visualizer = dict(
     type='DetLocalVisualizer', name='visualizer', vis_backends=[dict(type='LocalVisBackend')]
 )
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
+randomness = dict(seed=0)
 log_level = 'INFO'
 load_from = None
 resume = False

@@ -6,7 +6,7 @@ python tools/train.py configs/castling_picodet/castling-picodet_levit-128s_1xb8-
 _base_ = [
     '../_base_/models/castling-picodet_levit-128s.py',
     '../_base_/datasets/bccd_320x320.py',
-    '../_base_/schedules/schedule_60e.py',
+    '../_base_/schedules/small_60e.py',
     '../_base_/runtime.py',
 ]
 

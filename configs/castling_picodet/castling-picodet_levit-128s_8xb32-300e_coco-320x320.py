@@ -9,7 +9,7 @@ configs are unpublished; optimiser, neck width and schedule are ours. Status: no
 _base_ = [
     '../_base_/models/castling-picodet_levit-128s.py',
     '../_base_/datasets/coco_320x320.py',
-    '../_base_/schedules/schedule_300e.py',
+    '../_base_/schedules/coco_300e.py',
     '../_base_/runtime.py',
 ]
 

@@ -7,7 +7,7 @@ python tools/train.py configs/castling_picodet/castling-picodet_levit-nano_1xb16
 _base_ = [
     '../_base_/models/castling-picodet_levit-128s.py',
     '../_base_/datasets/shapes_160x160.py',
-    '../_base_/schedules/schedule_20e.py',
+    '../_base_/schedules/small_20e.py',
     '../_base_/runtime.py',
 ]
 

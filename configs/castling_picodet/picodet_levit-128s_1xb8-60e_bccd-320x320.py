@@ -1,5 +1,10 @@
-"""The softmax twin of the config below: LeViT itself, same recipe."""
+"""Softmax twin of `castling-picodet_levit-128s_1xb8-60e_bccd-320x320`.
+
+LeViT itself with the same recipe; its logit biases are learnt on the grid of this input size.
+
+    python tools/train.py configs/castling_picodet/picodet_levit-128s_1xb8-60e_bccd-320x320.py
+"""
 
 _base_ = './castling-picodet_levit-128s_1xb8-60e_bccd-320x320.py'
 
-model = dict(backbone=dict(attn=dict(type='SoftmaxAttention')))
+model = dict(backbone=dict(attn=dict(type='SoftmaxAttention'), bias_grid=20))
