@@ -9,6 +9,8 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 import pytest
 import torch
 
+import castling_det  # noqa: F401  mmcv.ops can be imported from here on, compiled or not
+
 DATA_VARIABLE = 'CASTLING_DET_DATA'
 
 

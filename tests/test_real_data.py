@@ -37,7 +37,7 @@ def test_blood_cells(data_root, split, images, boxes):
 @pytest.mark.data('det/coco_small')
 def test_truth_scored_as_prediction_is_perfect(data_root):
     """Holds labels, the 91-to-80 category mapping and the boxes' scale together."""
-    cfg = load('castling-picodet_levit-128s_1xb8-300e_coco32-320x320.py')
+    cfg = load('castling-picodet_levit-128s_1xb8-100e_coco32-320x320.py')
     dataset = DATASETS.build(cfg.val_dataloader.dataset)
     assert len(dataset) == 32
     metric = METRICS.build(cfg.val_evaluator)

@@ -9,7 +9,7 @@ from mmdet.models.task_modules.assigners import ATSSAssigner, TaskAlignedAssigne
 from mmdet.structures import DetDataSample
 from mmengine import MessageHub
 from mmengine.config import ConfigDict
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 
 import castling_det.picodet  # noqa: F401
@@ -22,7 +22,8 @@ ATSS, TASK_ALIGNED = 0, 1  # epochs of the two phases, with initial_epoch=1
 
 @pytest.fixture(autouse=True)
 def hub(monkeypatch):
-    """A message hub of this test's own, without an epoch."""
+    """mmdet's scope, and a message hub of this test's own, without an epoch."""
+    init_default_scope('mmdet')
     hub = MessageHub('pico_head')
     monkeypatch.setattr(MessageHub, 'get_current_instance', lambda: hub)
     return hub

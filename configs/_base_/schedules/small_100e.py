@@ -1,6 +1,6 @@
-"""300 epochs of a small data set on one CPU or GPU, 8 images an iteration."""
+"""100 epochs of a small data set on one CPU or GPU, 8 images an iteration."""
 
-max_epochs = 300
+max_epochs = 100
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=50)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

@@ -1,13 +1,13 @@
 """32 COCO images learnt by heart: mAP 0.5 or more on them proves the detector's wiring.
 
-python tools/train.py configs/castling_picodet/castling-picodet_levit-128s_1xb8-300e_coco32-320x320.py
+python tools/train.py configs/castling_picodet/castling-picodet_levit-128s_1xb8-100e_coco32-320x320.py
 """
 
 _base_ = [
     '../_base_/models/castling-picodet_levit-128s.py',
     '../_base_/datasets/coco32_320x320.py',
-    '../_base_/schedules/small_300e.py',
+    '../_base_/schedules/small_100e.py',
     '../_base_/runtime.py',
 ]
 
-model = dict(train_cfg=dict(initial_epoch=30))
+model = dict(train_cfg=dict(initial_epoch=20))
