@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+from mmengine.fileio import load
 
 ROOT = Path(__file__).parents[1]
 DEMO = 'castling_picodet/castling-picodet_levit-nano_1xb16-20e_shapes-160x160.py'
@@ -44,7 +45,7 @@ def run(*args: object) -> str:
     done = subprocess.run(
         [sys.executable, *map(str, args)],
         cwd=ROOT,
-        env=os.environ | {'OMP_NUM_THREADS': '2'},
+        env=os.environ | {'OMP_NUM_THREADS': '1'},
         capture_output=True,
         text=True,
     )
@@ -59,16 +60,19 @@ def ap50(output: str) -> float:
 
 @pytest.fixture(scope='module')
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Folder of a trained demo detector, and what the training printed."""
+    """Folder of a demo detector, trained in two runs, and what the second one printed."""
     root = tmp_path_factory.mktemp('demo')
     run('tools/make_shapes.py', root / 'shapes', '--num-train', 32, '--num-val', 1)
     (root / 'leaf.py').write_text(LEAF.format(demo=DEMO, root=root))
-    return root, run('tools/train.py', root / 'leaf.py', '--work-dir', root / 'work')
+    train = ['tools/train.py', root / 'leaf.py', '--work-dir', root / 'work']
+    run(*train, '--cfg-options', 'train_cfg.max_epochs=20')
+    return root, run(*train, '--resume')
 
 
 def test_training_learns_and_says_where_it_left_things(demo):
     root, output = demo
     assert re.search(r'eta: .* loss: .* loss_cls: .* loss_bbox: .* loss_dfl: ', output)
+    assert 'resumed epoch: 20, iter: 80' in output
     assert ap50(output) > 0.6
     assert f'Checkpoints: {root}/work' in output
     assert (root / 'work' / 'epoch_60.pth').is_file()
@@ -77,8 +81,13 @@ def test_training_learns_and_says_where_it_left_things(demo):
 def test_testing_repeats_the_metric_and_draws_truth_beside_prediction(demo):
     root, training = demo
     checkpoint, pictures = root / 'work' / 'epoch_60.pth', root / 'pictures'
-    output = run('tools/test.py', root / 'leaf.py', checkpoint, '--show-dir', pictures)
+    output = run(
+        'tools/test.py',
+        *(root / 'leaf.py', checkpoint),
+        *('--show-dir', pictures, '--out', root / 'predictions.pkl'),
+    )
     assert ap50(output) == ap50(training)
+    assert len(load(root / 'predictions.pkl')) == 32
     drawn = sorted(pictures.glob('*'))
     assert len(drawn) == 32
     assert cv2.imread(str(drawn[0])).shape == (160, 320, 3)
