@@ -11,7 +11,7 @@ import pytest
 from mmengine.fileio import load
 
 ROOT = Path(__file__).parents[1]
-DEMO = 'castling_picodet/castling-picodet_levit-nano_1xb16-20e_shapes-160x160.py'
+DEMO = 'castling_picodet/castling-picodet_levit-nano_1xb16-15e_shapes-160x160.py'
 
 # The demo, made short: 32 scenes learnt by heart and tested on themselves.
 LEAF = """

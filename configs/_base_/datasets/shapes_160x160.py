@@ -1,6 +1,7 @@
 """The demo data at 160 px; `tools/make_shapes.py data/shapes` writes it.
 
-No cropping: a crop could cut off the lamp that a gem's class depends on.
+Augmented by flips alone: a crop could cut off the lamp that a gem's class depends on, and a colour
+shift hides its hue.
 """
 
 dataset_type = 'CocoDataset'
@@ -21,7 +22,6 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [

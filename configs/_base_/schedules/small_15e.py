@@ -1,6 +1,6 @@
-"""20 epochs of a small data set on one CPU or GPU, 16 images an iteration."""
+"""15 epochs of a small data set on one CPU or GPU, 16 images an iteration."""
 
-max_epochs = 20
+max_epochs = 15
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=5)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

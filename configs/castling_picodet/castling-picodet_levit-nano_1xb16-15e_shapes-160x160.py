@@ -1,13 +1,13 @@
 """The demo: a nano detector learns procedural scenes within minutes on two CPU cores.
 
 python tools/make_shapes.py data/shapes
-python tools/train.py configs/castling_picodet/castling-picodet_levit-nano_1xb16-20e_shapes-160x160.py
+python tools/train.py configs/castling_picodet/castling-picodet_levit-nano_1xb16-15e_shapes-160x160.py
 """
 
 _base_ = [
     '../_base_/models/castling-picodet_levit-128s.py',
     '../_base_/datasets/shapes_160x160.py',
-    '../_base_/schedules/small_20e.py',
+    '../_base_/schedules/small_15e.py',
     '../_base_/runtime.py',
 ]
 
@@ -15,5 +15,5 @@ model = dict(
     backbone=dict(arch='nano'),
     neck=dict(in_channels=[32, 64, 128, 192], out_channels=64),
     bbox_head=dict(num_classes=6, in_channels=64),
-    train_cfg=dict(initial_epoch=6),
+    train_cfg=dict(initial_epoch=5),
 )
