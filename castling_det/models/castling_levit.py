@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from castling_det.convert import levit_state_dict, load_pretrained
-
-Grid = tuple[int, int]
+from castling_det.models.value_conv import Grid
 
 
 class ConvBN(nn.Sequential):

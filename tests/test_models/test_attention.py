@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from castling_det.models import CastlingAttention, NoMixing, SelfAttention, SoftmaxAttention
 from castling_det.models import attention as attention_module
-from castling_det.models.attention import GridConv, TokenConv, index_at_queries
+from castling_det.models.attention import index_at_queries
+from castling_det.models.value_conv import GridConv, TokenConv
 from castling_det.ops import linear_angular_attention, masked_softmax_attention
 
 H, DK, DV = 3, 4, 6
