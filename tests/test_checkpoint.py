@@ -234,3 +234,10 @@ def test_runner_checkpoint(tmp_path, restored_loader, optimizer):
     assert resumed.iter == 4
     final = read_checkpoint(tmp_path / 'epoch_2.pth')
     assert final['meta']['iter'] == 4 and final['meta']['epoch'] == 2
+
+
+@pytest.mark.parametrize('filename', ['https://a.b/c.pth', 's3://a/b.pth', 'torchvision://vgg'])
+def test_remote_checkpoints_are_refused(restored_loader, filename):
+    refuse_unsafe_checkpoints()
+    with pytest.raises(ValueError, match=f'{filename} is not local'):
+        CheckpointLoader.load_checkpoint(filename)

@@ -1,6 +1,8 @@
 """32 COCO images learnt by heart: mAP 0.5 or more on them proves the detector's wiring.
 
 python tools/train.py configs/castling_picodet/castling-picodet_levit-128s_1xb8-100e_coco32-320x320.py
+
+Measured here: mAP 74.5 (seed 0, commit bd45610, about 10 minutes of one CPU thread; see README.md).
 """
 
 _base_ = [

@@ -170,3 +170,8 @@ def test_other_end(tmp_path, aux_calls):
 
 def test_registered_in_the_root_registry():
     assert HOOKS.get('CastlingHook') is CastlingHook
+
+
+def test_a_ramp_that_ends_at_the_start_is_refused():
+    with pytest.raises(ValueError, match='end is a share'):
+        CastlingHook(end=0)

@@ -297,3 +297,9 @@ def test_logit_bias_of_a_doubled_linear_table():
     out = bias((9, 9)).detach().unflatten(1, (9, 9)).unflatten(3, (9, 9))
     rows = torch.arange(9) / 2
     torch.testing.assert_close(out[0, 0, 0], rows[:, None] + 10 * rows)
+
+
+@pytest.mark.parametrize('frozen_stages', [-2, 4])
+def test_frozen_stages_that_do_not_exist(frozen_stages):
+    with pytest.raises(ValueError, match='frozen_stages'):
+        levit(frozen_stages=frozen_stages)

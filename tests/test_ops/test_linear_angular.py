@@ -286,3 +286,8 @@ def test_expansion_converges_to_the_kernel():
 def test_kernel_at_known_angles():
     angles = torch.tensor([0, 1 / 3, 1 / 2, 1], dtype=torch.float64)
     torch.testing.assert_close(angular_kernel(torch.cos(angles * math.pi)), 1 - angles)
+
+
+def test_an_unknown_constant_is_refused():
+    with pytest.raises(ValueError, match="'identity', 'mean' or 'none', not 'identiy'"):
+        linear_angular_attention(*random_qkv(), constant='identiy')
