@@ -1,6 +1,7 @@
-"""PicoDet for MMDetection 3.x: importing this package (it needs mmdet) registers neck and head."""
+"""PicoDet for MMDetection 3.x: importing this package (it needs mmdet) registers its parts."""
 
 from .lc_pan import LCPAN
+from .lcnet import LCNet
 from .pico_head import PicoHead
 
-__all__ = ['LCPAN', 'PicoHead']
+__all__ = ['LCNet', 'LCPAN', 'PicoHead']

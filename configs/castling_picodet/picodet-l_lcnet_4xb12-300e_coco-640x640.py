@@ -1,0 +1,34 @@
+"""PicoDet-L with its own backbone and recipe on COCO at 640 px.
+
+PicoDet as of 2022.03, `picodet_l_640_coco_lcnet.yml`, which stops at epoch 200 of the same 300-epoch
+cosine (`--cfg-options train_cfg.max_epochs=200`) and starts from an ImageNet backbone; ours is
+random unless `model.backbone.init_cfg` names a checkpoint. Published: 42.6 mAP (quoted). Status: not run.
+
+    torchrun --nproc_per_node 4 tools/train.py configs/castling_picodet/picodet-l_lcnet_4xb12-300e_coco-640x640.py --launcher pytorch
+"""
+
+_base_ = [
+    '../_base_/models/picodet_lcnet.py',
+    '../_base_/datasets/coco_640x640.py',
+    '../_base_/schedules/picodet_300e.py',
+    '../_base_/runtime.py',
+]
+
+model = dict(
+    data_preprocessor=dict(
+        batch_augments=[
+            dict(
+                type='BatchSyncRandomResize',
+                random_size_range=(576, 704),
+                size_divisor=32,
+                interval=1,
+            )
+        ]
+    ),
+    backbone=dict(scale=2.0),
+    neck=dict(in_channels=[256, 512, 1024], out_channels=160),
+    bbox_head=dict(in_channels=160, stacked_convs=4),
+)
+train_dataloader = dict(batch_size=12)
+optim_wrapper = dict(optimizer=dict(lr=0.06))
+auto_scale_lr = dict(base_batch_size=48)

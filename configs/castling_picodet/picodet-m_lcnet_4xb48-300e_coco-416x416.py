@@ -1,0 +1,34 @@
+"""PicoDet-M with its own backbone and recipe on COCO at 416 px.
+
+PicoDet as of 2022.03, `picodet_m_416_coco_lcnet.yml`, which stops at epoch 250 of the same 300-epoch
+cosine (`--cfg-options train_cfg.max_epochs=250`) and starts from an ImageNet backbone; ours is
+random unless `model.backbone.init_cfg` names a checkpoint. Published: 37.5 mAP (quoted). Status: not run.
+
+    torchrun --nproc_per_node 4 tools/train.py configs/castling_picodet/picodet-m_lcnet_4xb48-300e_coco-416x416.py --launcher pytorch
+"""
+
+_base_ = [
+    '../_base_/models/picodet_lcnet.py',
+    '../_base_/datasets/coco_416x416.py',
+    '../_base_/schedules/picodet_300e.py',
+    '../_base_/runtime.py',
+]
+
+model = dict(
+    data_preprocessor=dict(
+        batch_augments=[
+            dict(
+                type='BatchSyncRandomResize',
+                random_size_range=(352, 480),
+                size_divisor=32,
+                interval=1,
+            )
+        ]
+    ),
+    backbone=dict(scale=1.5),
+    neck=dict(in_channels=[192, 384, 768], out_channels=128),
+    bbox_head=dict(in_channels=128, stacked_convs=4),
+)
+train_dataloader = dict(batch_size=48)
+optim_wrapper = dict(optimizer=dict(lr=0.24))
+auto_scale_lr = dict(base_batch_size=192)

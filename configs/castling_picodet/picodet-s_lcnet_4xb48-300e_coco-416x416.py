@@ -1,0 +1,30 @@
+"""PicoDet-S with its own backbone and recipe on COCO at 416 px: the detector that Castling has to beat.
+
+PicoDet as of 2022.03, `picodet_s_416_coco_lcnet.yml`, whose backbone starts from ImageNet; ours is
+random unless `model.backbone.init_cfg` names a checkpoint. Published: 32.5 mAP (quoted). Status: not run.
+
+    torchrun --nproc_per_node 4 tools/train.py configs/castling_picodet/picodet-s_lcnet_4xb48-300e_coco-416x416.py --launcher pytorch
+"""
+
+_base_ = [
+    '../_base_/models/picodet_lcnet.py',
+    '../_base_/datasets/coco_416x416.py',
+    '../_base_/schedules/picodet_300e.py',
+    '../_base_/runtime.py',
+]
+
+model = dict(
+    data_preprocessor=dict(
+        batch_augments=[
+            dict(
+                type='BatchSyncRandomResize',
+                random_size_range=(352, 480),
+                size_divisor=32,
+                interval=1,
+            )
+        ]
+    ),
+)
+train_dataloader = dict(batch_size=48)
+optim_wrapper = dict(optimizer=dict(lr=0.24))
+auto_scale_lr = dict(base_batch_size=192)
