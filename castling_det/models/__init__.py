@@ -1,4 +1,12 @@
 from .attention import CastlingAttention, NoMixing, SelfAttention, SoftmaxAttention
 from .castling_levit import CastlingLeViT
+from .castling_vit import CastlingViT
 
-__all__ = ['CastlingAttention', 'CastlingLeViT', 'NoMixing', 'SelfAttention', 'SoftmaxAttention']
+__all__ = [
+    'CastlingAttention',
+    'CastlingLeViT',
+    'CastlingViT',
+    'NoMixing',
+    'SelfAttention',
+    'SoftmaxAttention',
+]

@@ -3,6 +3,7 @@
 import torch
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
+from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,14 +42,14 @@ class LogitBias(nn.Module):
 
     Args:
         num_heads (int): H.
-        grid (int): Side of the square grid that the table was trained on.
+        grid (tuple[int, int]): Height and width of the grid that the table was trained on.
         stride (int): Step of the queries on the keys' grid.
     """
 
-    def __init__(self, num_heads: int, grid: int, stride: int) -> None:
+    def __init__(self, num_heads: int, grid: Grid, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        self.table = nn.Parameter(torch.zeros(num_heads, grid, grid))
+        self.table = nn.Parameter(torch.zeros(num_heads, *grid))
 
     def forward(self, kv_hw: Grid) -> Tensor:
         """Return ``(H, Nq, Nk)``."""
@@ -74,7 +75,8 @@ class Attention(nn.Module):
         num_heads (int): H.
         key_dims, value_dims (int): Widths of a head.
         attn (dict): Config of the attention.
-        bias_grid (int): Grid of the logit biases, made only if the attention accepts a bias.
+        bias_grid (tuple[int, int]): Grid of the logit biases, made only if the attention accepts
+            a bias.
         stride (int): 1 or 2. Defaults to 1.
         bn_weight (float): Initial weight of the last batch norm. Defaults to 1.
     """
@@ -87,7 +89,7 @@ class Attention(nn.Module):
         key_dims: int,
         value_dims: int,
         attn: dict,
-        bias_grid: int,
+        bias_grid: Grid,
         stride: int = 1,
         bn_weight: float = 1.0,
     ) -> None:
@@ -184,6 +186,10 @@ class Stem(nn.Module):
         return x, self.convs[-1](x)
 
 
+def _halved(grid: Grid) -> Grid:
+    return tuple(-(-n // 2) for n in grid)
+
+
 class Stage(nn.Module):
     """An optional downsampling and the blocks of one grid."""
 
@@ -198,7 +204,7 @@ class Stage(nn.Module):
         x = x.flatten(2).transpose(1, 2)
         if self.downsample is not None:
             x = self.downsample(x, hw)
-            hw = tuple(-(-n // self.downsample.attn.stride) for n in hw)
+            hw = _halved(hw)
         for block in self.blocks:
             x = block(x, hw)
         return x.transpose(1, 2).unflatten(-1, hw)
@@ -221,9 +227,9 @@ class CastlingLeViT(BaseModule):
         out_indices (tuple[int, ...]): Maps to return, ascending. Defaults to (0, 1, 2, 3).
         drop_path_rate (float, optional): Of every residual. Defaults to the arch's (0.1 for '384',
             else 0).
-        bias_grid (int): Side of the first stage's grid that logit biases are learnt on, which is
-            the input size / 16; other grids resize them. Defaults to 14, the grid of 224 px. Of no
-            effect with an attention that accepts no bias.
+        bias_grid (int | tuple[int, int]): The first stage's grid that logit biases are learnt on,
+            which is the input size / 16: its side, or height and width; other grids resize them.
+            Defaults to 14, the grid of 224 px. Of no effect with an attention that accepts no bias.
         frozen_stages (int): -1 trains all, 0 freezes the stem, i the stages up to i too: no
             gradients, eval mode. Defaults to -1.
         init_cfg (dict, optional): ``dict(type='Pretrained', checkpoint=FILE)`` reads a local file
@@ -259,7 +265,7 @@ class CastlingLeViT(BaseModule):
         attn: dict = dict(type='CastlingAttention'),
         out_indices: tuple[int, ...] = (0, 1, 2, 3),
         drop_path_rate: float | None = None,
-        bias_grid: int = 14,
+        bias_grid: int | Grid = 14,
         frozen_stages: int = -1,
         init_cfg: dict | None = None,
     ) -> None:
@@ -281,13 +287,14 @@ class CastlingLeViT(BaseModule):
         self.frozen_stages = frozen_stages
         self.stem = Stem(arch['embed_dims'][0])
         self.stages = nn.ModuleList()
+        grid = to_2tuple(bias_grid)
         for index in range(max(out_indices)):
-            self.stages.append(self._build_stage(arch, index, attn, drop_path_rate, bias_grid))
-            bias_grid = -(-bias_grid // 2) if index else bias_grid
+            self.stages.append(self._build_stage(arch, index, attn, drop_path_rate, grid))
+            grid = _halved(grid) if index else grid
         self._freeze()
 
     def _build_stage(
-        self, arch: dict, index: int, attn: dict, drop_path_rate: float, bias_grid: int
+        self, arch: dict, index: int, attn: dict, drop_path_rate: float, bias_grid: Grid
     ) -> Stage:
         dims, key_dims = arch['embed_dims'][index], arch['key_dims']
 
@@ -302,7 +309,7 @@ class CastlingLeViT(BaseModule):
                 in_dims, dims, in_dims // key_dims, key_dims, value_dims, attn, bias_grid, stride=2
             )
             downsample = Downsample(halving, mlp(), drop_path_rate)
-            bias_grid = -(-bias_grid // 2)
+            bias_grid = _halved(bias_grid)
         blocks = []
         for _ in range(arch['depths'][index]):
             block_attn = Attention(
@@ -326,6 +333,28 @@ class CastlingLeViT(BaseModule):
             x = stage(x)
             maps.append(x)
         return tuple(maps[i] for i in self.out_indices)
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Place of a parameter on the way from input to head, for layer-wise learning rates.
+
+        Args:
+            param_name (str): Name in the whole model.
+            prefix (str): Name of this backbone in the model, with a dot ('backbone.').
+
+        Returns:
+            tuple[int, int]: The layer and the number of layers. The stem is layer 0, then each
+            downsampling and each block is one; the last layer is all that is not below ``prefix``.
+        """
+        layers = ['stem.']
+        for index, stage in enumerate(self.stages):
+            if stage.downsample is not None:
+                layers.append(f'stages.{index}.downsample.')
+            layers += [f'stages.{index}.blocks.{block}.' for block in range(len(stage.blocks))]
+        own_name = param_name.removeprefix(prefix)
+        if not param_name.startswith(prefix):
+            return len(layers), len(layers) + 1
+        depth = next(i for i, layer in enumerate(layers) if own_name.startswith(layer))
+        return depth, len(layers) + 1
 
     def init_weights(self) -> None:
         """Load ``init_cfg``'s file, in any layout that is known, and log how many keys matched."""

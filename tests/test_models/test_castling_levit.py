@@ -256,7 +256,7 @@ def test_drop_path_rate_of_the_arch(arch, asked, rate):
 
 
 def logit_bias(grid, stride):
-    bias = LogitBias(3, grid, stride)
+    bias = LogitBias(3, (grid, grid), stride)
     torch.nn.init.normal_(bias.table, generator=torch.Generator().manual_seed(0))
     return bias
 
@@ -291,7 +291,7 @@ def test_logit_bias_on_another_grid(hw, stride):
 
 def test_logit_bias_of_a_doubled_linear_table():
     """Bilinear resizing of a plane: a distance is a share of the image's side."""
-    bias = LogitBias(1, 5, 1)
+    bias = LogitBias(1, (5, 5), 1)
     with torch.no_grad():
         bias.table.copy_(torch.arange(5)[:, None] + 10 * torch.arange(5))
     out = bias((9, 9)).detach().unflatten(1, (9, 9)).unflatten(3, (9, 9))
