@@ -1,44 +1,159 @@
-"""The schedule that empties the masks of the auxiliary branches during training."""
+"""The schedule that empties the masks of auxiliary branches, and the monitor that watches it."""
+
+import math
+from collections.abc import Iterator
 
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import nn
 
 from castling_det.models.attention import CastlingAttention
 
 
-def linear_ramp(progress: float, end: float) -> float:
-    """Rise from 0 at the start of training to 1 at ``end``, and stay there.
+def constant_ramp(progress: float, end: float, begin: float = 0.0) -> float:
+    """0 throughout: the fixed threshold of the published code, which need not empty any mask."""
+    return 0.0
+
+
+def linear_ramp(progress: float, end: float, begin: float = 0.0) -> float:
+    """Rise in a straight line from 0 at ``begin`` to 1 at ``end``, and stay there.
 
     Args:
-        progress (float): Share of the training that is done, 0 to 1.
-        end (float): Progress at which the ramp is 1, above 0.
+        progress (float): How much of the training is done, in any unit.
+        end (float): Progress from which the ramp is 1, in the same unit.
+        begin (float): Progress up to which the ramp is 0. Defaults to 0, the start of training.
     """
-    return min(1.0, progress / end)
+    return min(1.0, max(0.0, (progress - begin) / (end - begin)))
+
+
+def cosine_ramp(progress: float, end: float, begin: float = 0.0) -> float:
+    """Rise along half a cosine, slow at both ends; arguments of :func:`linear_ramp`."""
+    return (1 - math.cos(math.pi * linear_ramp(progress, end, begin))) / 2
+
+
+def step_ramp(progress: float, end: float, begin: float = 0.0) -> float:
+    """Jump from 0 to 1 at ``end``."""
+    return float(progress >= end)
+
+
+CURVES = dict(constant=constant_ramp, linear=linear_ramp, cosine=cosine_ramp, step=step_ramp)
+UNITS = ('share', 'iter', 'epoch')
+
+
+def castling_attentions(model: nn.Module) -> Iterator[tuple[str, CastlingAttention]]:
+    """Every attention that has an auxiliary branch, by its name in the model without wrappers."""
+    if is_model_wrapper(model):
+        model = model.module
+    for name, module in model.named_modules():
+        if isinstance(module, CastlingAttention) and module.aux is not None:
+            yield name.removeprefix('_orig_mod.'), module
 
 
 @HOOKS.register_module()
 class CastlingHook(Hook):
-    """Set ``ramp`` on every :class:`CastlingAttention` before each training iteration.
+    """Set ``ramp`` on every :class:`CastlingAttention` before each training iteration, and log it.
 
     The ramp is a function of progress alone, so a resumed run needs no state. A probability is
     never above 1, so at ramp 1 every mask is empty whatever the number of tokens, and the last part
     of the training settles batch-norm statistics on what ships.
 
+    Every ``interval`` iterations the nonzeros of each layer, the share of its softmax entries above
+    the threshold, go to the Runner's visualizer (``scalars.json``) as ``nonzeros/LAYER`` beside
+    ``ramp``, and their mean to the log as ``nonzeros``; with several processes, those of the first
+    one's batch. Checkpoints keep the ramp and the last nonzeros in ``meta['castling']``, from where
+    a loaded model gets its ramp back.
+
     Args:
-        end (float): Share of the training after which the ramp is 1. Defaults to 0.9.
+        curve (str): 'linear', 'cosine', 'step' (a jump at ``end``) or 'constant' (ramp 0
+            throughout: ``begin`` and ``end`` mean nothing). Defaults to 'linear'.
+        begin (float): Progress up to which the ramp is 0. Defaults to 0.
+        end (float): Progress from which the ramp is 1. Defaults to 0.9.
+        unit (str): Unit of ``begin`` and ``end``: 'share' of the training, 'iter' or 'epoch', whose
+            fractions count. Defaults to 'share'.
+        interval (int): Iterations from one measurement of the nonzeros to the next. Defaults to 50.
 
     Raises:
-        ValueError: If ``end`` is not above 0.
+        ValueError: For an unknown ``curve`` or ``unit``, for ``begin`` not under ``end``, or, when
+            training starts, for unit 'epoch' with a loop that counts none.
     """
 
-    def __init__(self, end: float = 0.9) -> None:
-        if end <= 0:
-            raise ValueError(f'end is a share of the training above 0, not {end}')
-        self.end = end
+    def __init__(
+        self,
+        curve: str = 'linear',
+        begin: float = 0.0,
+        end: float = 0.9,
+        unit: str = 'share',
+        interval: int = 50,
+    ) -> None:
+        if curve not in CURVES:
+            raise ValueError(f'CastlingHook: curve is one of {list(CURVES)}, not {curve!r}')
+        if unit not in UNITS:
+            raise ValueError(f'CastlingHook: unit is one of {list(UNITS)}, not {unit!r}')
+        if not 0 <= begin < end:
+            raise ValueError(f'CastlingHook: needs 0 <= begin < end, not {begin} and {end}')
+        self.curve, self.begin, self.end, self.unit = curve, begin, end, unit
+        self.interval = interval
+        self.ramp = 0.0
+        self.nonzeros = {}
+
+    def before_train(self, runner: Runner) -> None:
+        if self.unit == 'epoch' and not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise ValueError("CastlingHook: unit='epoch' needs a training loop by epochs")
+        last = self._ramp_at(runner, runner.max_iters - 1)
+        if last < 1 and any(castling_attentions(runner.model)):
+            runner.logger.warning(
+                f'CastlingHook: the ramp ends at {last:.3g}, so masks may not be empty, and the '
+                'inference form differs from what is trained'
+            )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
-        ramp = linear_ramp(runner.iter / runner.max_iters, self.end)
-        for module in runner.model.modules():
-            if isinstance(module, CastlingAttention):
-                module.ramp = ramp
+        self.ramp = self._ramp_at(runner, runner.iter)
+        measures = self.every_n_train_iters(runner, self.interval)
+        for _, attention in castling_attentions(runner.model):
+            attention.ramp = self.ramp
+            attention.aux.measures = measures
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None):
+        if not self.every_n_train_iters(runner, self.interval):
+            return
+        self.nonzeros = take_nonzeros(runner.model)
+        if not self.nonzeros:
+            return
+        scalars = {f'nonzeros/{name}': share for name, share in self.nonzeros.items()}
+        runner.visualizer.add_scalars({'ramp': self.ramp, **scalars}, step=runner.iter + 1)
+        mean = sum(self.nonzeros.values()) / len(self.nonzeros)
+        runner.message_hub.update_scalar('train/nonzeros', mean)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if any(castling_attentions(runner.model)):
+            checkpoint['meta']['castling'] = dict(ramp=self.ramp, nonzeros=self.nonzeros)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        record = checkpoint.get('meta', {}).get('castling')
+        if record is None:
+            return
+        self.ramp, self.nonzeros = record['ramp'], record['nonzeros']
+        for _, attention in castling_attentions(runner.model):
+            attention.ramp = self.ramp
+
+    def _ramp_at(self, runner: Runner, iteration: int) -> float:
+        per_unit = dict(share=runner.max_iters, iter=1, epoch=runner.max_iters / runner.max_epochs)
+        return CURVES[self.curve](iteration / per_unit[self.unit], self.end, self.begin)
+
+
+def take_nonzeros(model: nn.Module) -> dict[str, float]:
+    """Nonzeros by layer of the last forward, if it measured; exactly 0 where ramp 1 skipped aux.
+
+    A layer whose branch did not run for another reason (a frozen stage in eval mode) has none.
+    """
+    shares = {}
+    for name, attention in castling_attentions(model):
+        aux = attention.aux
+        if attention.ramp >= 1:
+            shares[name] = 0.0
+        elif aux.nonzeros is not None:
+            shares[name] = aux.nonzeros.item()
+        aux.measures, aux.nonzeros = False, None
+    return shares

@@ -14,7 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from castling_det.models.value_conv import Grid, GridConv, TokenConv
-from castling_det.ops import linear_angular_attention, masked_softmax_attention
+from castling_det.ops import (
+    linear_angular_attention,
+    masked_softmax_attention,
+    softmax_probabilities,
+)
 
 
 class MaskedSoftmax(nn.Module):
@@ -27,16 +31,34 @@ class MaskedSoftmax(nn.Module):
         threshold (float): t0, the threshold at ramp 0. Defaults to 0.02 (published code).
         per_key (bool): t0 is ``threshold`` / number of keys, so that it asks the same of small and
             large grids. Defaults to False.
+
+    Attributes:
+        measures (bool): Whether the next forward measures ``nonzeros``, which costs a second
+            softmax. Starts as False.
+        nonzeros (Tensor, optional): Share of the softmax entries above the threshold, a float32
+            scalar, in the last forward that measured it.
     """
 
     def __init__(self, threshold: float = 0.02, per_key: bool = False) -> None:
         super().__init__()
         self.threshold = threshold
         self.per_key = per_key
+        self.measures = False
+        self.nonzeros = None
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, ramp: float) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, ramp: float | Tensor) -> Tensor:
+        if self.measures:
+            self.nonzeros = self.mask(q, k, ramp).float().mean()
+        return masked_softmax_attention(q, k, v, self._threshold(k, ramp))
+
+    @torch.no_grad()
+    def mask(self, q: Tensor, k: Tensor, ramp: float | Tensor) -> Tensor:
+        """Which softmax entries are above the threshold: ``(B, H, Nq, Nk)``, bool."""
+        return softmax_probabilities(q, k) > self._threshold(k, ramp)
+
+    def _threshold(self, k: Tensor, ramp: float | Tensor) -> float | Tensor:
         start = self.threshold / k.shape[-2] if self.per_key else self.threshold
-        return masked_softmax_attention(q, k, v, start + (1 - start) * ramp)
+        return start + (1 - start) * ramp
 
 
 @MODELS.register_module()
@@ -86,7 +108,24 @@ class CastlingAttention(nn.Module):
         else:
             self.conv = GridConv(num_heads * value_dims, kernel_size)
         self.aux = None if aux is None else MaskedSoftmax(**aux)
-        self.ramp = 0.0
+        # A tensor, because torch.compile would guard on the value of a number; on the CPU, where it
+        # is an operand without a transfer; no buffer, because averages of models swap those.
+        self._ramp = torch.zeros((), dtype=torch.float64, device='cpu')
+        self._has_vanished = False
+
+    @property
+    def ramp(self) -> float:
+        """0 to 1; at 1 every mask is empty, and aux is skipped in training too."""
+        return self._ramp.item()
+
+    @ramp.setter
+    def ramp(self, ramp: float) -> None:
+        self._ramp.fill_(ramp)
+        self._has_vanished = ramp >= 1
+
+    def switch_to_deploy(self) -> None:
+        """Drop aux, for good; see :func:`castling_det.castle`, which does it to a whole model."""
+        self.aux = None
 
     def forward(
         self,
@@ -124,8 +163,8 @@ class CastlingAttention(nn.Module):
             at_queries = index_at_queries(q_hw, kv_hw, v.device)
             own = self._at_queries(v, at_queries, num_extra_tokens)
         aux = None
-        if self.aux is not None and self.aux.training and self.ramp < 1:
-            aux = self.aux(q, k, v, self.ramp)
+        if self.aux is not None and self.aux.training and not self._has_vanished:
+            aux = self.aux(q, k, v, self._ramp)
         out = linear_angular_attention(q, k, v, own, aux, self.constant, self.divide_by_keys)
         if self.conv is None:
             return out

@@ -1,4 +1,9 @@
-from .linear_angular import linear_angular_attention, masked_softmax_attention, unit_norm
+from .linear_angular import (
+    linear_angular_attention,
+    masked_softmax_attention,
+    softmax_probabilities,
+    unit_norm,
+)
 from .naive import angular_kernel, angular_kernel_expansion, linear_angular_attention_naive
 
 __all__ = [
@@ -7,5 +12,6 @@ __all__ = [
     'linear_angular_attention',
     'linear_angular_attention_naive',
     'masked_softmax_attention',
+    'softmax_probabilities',
     'unit_norm',
 ]

@@ -80,7 +80,7 @@ def linear_angular_attention(
         return unit_norm(y).to(dtype)
 
 
-def masked_softmax_attention(q: Tensor, k: Tensor, v: Tensor, threshold: float) -> Tensor:
+def masked_softmax_attention(q: Tensor, k: Tensor, v: Tensor, threshold: float | Tensor) -> Tensor:
     """Softmax attention without the probabilities at or under ``threshold``, in O(N²).
 
     The kept probabilities are not renormalised, and gradients pass through them alone.
@@ -89,12 +89,19 @@ def masked_softmax_attention(q: Tensor, k: Tensor, v: Tensor, threshold: float) 
         q (Tensor): Queries ``(B, H, Nq, Dk)``, not normalised.
         k (Tensor): Keys ``(B, H, Nk, Dk)``, not normalised.
         v (Tensor): Values ``(B, H, Nk, Dv)``.
-        threshold (float): 0 is full softmax attention, 1 gives exactly zero.
+        threshold (float | Tensor): 0 is full softmax attention, 1 gives exactly zero.
 
     Returns:
         Tensor: ``(B, H, Nq, Dv)`` in the dtype of ``v``.
     """
     with torch.autocast(q.device.type, enabled=False):
-        wide = torch.promote_types(v.dtype, torch.float32)
-        p = ((q.to(wide) * q.shape[-1] ** -0.5) @ k.to(wide).transpose(-2, -1)).softmax(dim=-1)
-        return (torch.where(p > threshold, p, 0.0) @ v.to(wide)).to(v.dtype)
+        p = softmax_probabilities(q, k)
+        return (torch.where(p > threshold, p, 0.0) @ v.to(p.dtype)).to(v.dtype)
+
+
+def softmax_probabilities(q: Tensor, k: Tensor) -> Tensor:
+    """Probabilities of softmax attention, ``(B, H, Nq, Nk)``, in float32 or wider."""
+    with torch.autocast(q.device.type, enabled=False):
+        wide = torch.promote_types(q.dtype, torch.float32)
+        scaled = q.to(wide) * q.shape[-1] ** -0.5
+        return (scaled @ k.to(wide).transpose(-2, -1)).softmax(dim=-1)

@@ -1,51 +1,87 @@
+import copy
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
+from castling_det.checkpoint import read_checkpoint
 from castling_det.hooks import CastlingHook, linear_ramp
-from castling_det.models import SelfAttention
+from castling_det.hooks.castling_hook import CURVES, castling_attentions
+from castling_det.models import CastlingLeViT, SelfAttention
 from castling_det.models import attention as attention_module
+
+LAYER = 'inner.2.attn'
+
+
+def sharpened(block):
+    """Weights that give softmax some large entries, so that masks are neither full nor empty."""
+    nn.init.normal_(block.qkv.weight)
+    return block
 
 
 @pytest.mark.parametrize(
-    ('progress', 'end', 'ramp'),
+    ('curve', 'progress', 'ramp'),
     [
-        (0.0, 0.9, 0.0),
-        (0.45, 0.9, 0.5),
-        (0.9, 0.9, 1.0),
-        (0.95, 0.9, 1.0),
-        (1.0, 0.9, 1.0),
-        (0.25, 0.5, 0.5),
-        (0.75, 1.0, 0.75),
+        ('linear', 0.0, 0.0),
+        ('linear', 0.2, 0.0),
+        ('linear', 0.35, 0.25),
+        ('linear', 0.8, 1.0),
+        ('linear', 1.0, 1.0),
+        ('cosine', 0.2, 0.0),
+        ('cosine', 0.4, 0.25),
+        ('cosine', 0.5, 0.5),
+        ('cosine', 0.35, 0.5 - math.sqrt(0.125)),
+        ('cosine', 0.8, 1.0),
+        ('cosine', 0.9, 1.0),
+        ('step', 0.2, 0.0),
+        ('step', 0.79, 0.0),
+        ('step', 0.8, 1.0),
+        ('constant', 0.0, 0.0),
+        ('constant', 1.0, 0.0),
     ],
 )
-def test_linear_ramp(progress, end, ramp):
-    assert linear_ramp(progress, end) == pytest.approx(ramp, abs=1e-12)
+def test_curves_from_0_2_to_0_8(curve, progress, ramp):
+    assert CURVES[curve](progress, 0.8, 0.2) == pytest.approx(ramp, abs=1e-12)
 
 
+@pytest.mark.parametrize('curve', ['linear', 'cosine', 'step'])
 @pytest.mark.parametrize('max_iters', [10, 70, 160_000, 234_567])
-def test_ramp_is_exactly_1_for_the_last_tenth(max_iters):
-    first = -(-9 * max_iters // 10)
-    assert all(linear_ramp(i / max_iters, 0.9) == 1 for i in range(first, max_iters, 7))
-    assert linear_ramp((first - 1) / max_iters, 0.9) < 1
+def test_ramp_is_exactly_1_for_the_last_tenth(max_iters, curve):
+    ramp, first = CURVES[curve], -(-9 * max_iters // 10)
+    assert all(ramp(i / max_iters, 0.9) == 1 for i in range(first, max_iters, 7))
+    assert all(ramp(i / max_iters, 0.9, 0.3) == 1 for i in range(first, max_iters, 7))
+    assert ramp((first - 1) / max_iters, 0.9) < 1
+
+
+def test_linear_ramp_begins_at_0_by_default():
+    assert linear_ramp(0.45, 0.9) == pytest.approx(0.5)
 
 
 class Toy(BaseModel):
-    """One castling attention between two linear layers; lists what its branch does."""
+    """One castling attention among linear layers and a batch norm."""
 
-    def __init__(self):
+    def __init__(self, attn=dict(type='CastlingAttention'), dtype=None):
         super().__init__()
-        self.inner = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.0), SelfAttention(8, 2))
+        self.inner = nn.Sequential(
+            nn.Linear(4, 8), nn.BatchNorm1d(6), sharpened(SelfAttention(8, 2, attn=attn))
+        )
         self.head = nn.Linear(8, 1)
+        self.dtype = dtype
 
     def forward(self, inputs, mode='tensor'):
-        out = self.head(self.inner(torch.stack(inputs))).mean((1, 2))
-        return dict(loss=out.square().mean()) if mode == 'loss' else list(out)
+        with torch.autocast('cpu', self.dtype, enabled=self.dtype is not None):
+            out = self.head(self.inner(torch.stack(inputs))).mean((1, 2))
+        return dict(loss=out.float().square().mean()) if mode == 'loss' else list(out)
 
 
 class ToyMetric(BaseMetric):
@@ -75,47 +111,70 @@ def aux_calls(monkeypatch):
     function = attention_module.masked_softmax_attention
 
     def record(q, k, v, threshold):
-        calls.append(threshold)
+        calls.append(float(threshold))
         return function(q, k, v, threshold)
 
     monkeypatch.setattr(attention_module, 'masked_softmax_attention', record)
     return calls
 
 
-def build_runner(work_dir, by_epoch, hook=None, **config):
+def build_runner(work_dir, by_epoch, hook=None, model=None, optim=None, **config):
+    """20 iterations, as 4 epochs of 5 or as they are, with a validation every 5."""
     generator = torch.Generator().manual_seed(0)
     dataset = [dict(inputs=torch.randn(6, 4, generator=generator)) for _ in range(10)]
-    dataloader = dict(dataset=dataset, batch_size=2, sampler=dict(type='DefaultSampler'))
+    in_order = dict(type='DefaultSampler', shuffle=False)
+    val_dataloader = dict(dataset=dataset, batch_size=2, sampler=in_order)
+    train_dataloader = val_dataloader
     if by_epoch:
         train_cfg = dict(by_epoch=True, max_epochs=4, val_interval=1)
     else:
-        dataloader['sampler'] = dict(type='InfiniteSampler')
+        train_dataloader = dict(val_dataloader, sampler=dict(type='InfiniteSampler', shuffle=False))
         train_cfg = dict(by_epoch=False, max_iters=20, val_interval=5)
     recorder = Recorder()
+    torch.manual_seed(0)
     runner = Runner(
-        Toy(),
+        Toy() if model is None else model,
         work_dir=str(work_dir),
-        train_dataloader=dataloader,
+        train_dataloader=train_dataloader,
         train_cfg=train_cfg,
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-        val_dataloader=dict(dataloader, sampler=dict(type='DefaultSampler', shuffle=False)),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1), **(optim or {})),
+        val_dataloader=val_dataloader,
         val_evaluator=[ToyMetric()],
         val_cfg=dict(),
         default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=5),
             checkpoint=dict(
                 type='CheckpointHook', by_epoch=by_epoch, interval=2 if by_epoch else 10
-            )
+            ),
         ),
-        custom_hooks=[hook or dict(type='CastlingHook'), dict(type='EMAHook'), recorder],
-        experiment_name=f'{work_dir.name}_{len(config)}',
+        custom_hooks=[
+            hook or dict(type='CastlingHook', interval=5),
+            dict(type='EMAHook', momentum=0.3, update_buffers=True),
+            recorder,
+        ],
+        experiment_name=f'{work_dir.name}_{len(list(work_dir.iterdir()))}',
         randomness=dict(seed=0),
         **config,
     )
     return runner, recorder.ramps
 
 
-def expected_ramps(first, end=0.9):
-    return {i: pytest.approx(min(1.0, i / 20 / end)) for i in range(first, 20)}
+def expected_ramps(first, end=0.9, begin=0.0):
+    return {
+        i: pytest.approx(min(1.0, max(0.0, (i / 20 - begin) / (end - begin))))
+        for i in range(first, 20)
+    }
+
+
+def scalars(runner):
+    """The lines of scalars.json that tell nonzeros by layer, by iteration."""
+    text = Path(runner.log_dir, 'vis_data', 'scalars.json').read_text()
+    lines = map(json.loads, text.splitlines())
+    return {line['step']: line for line in lines if f'nonzeros/{LAYER}' in line}
+
+
+def log(runner):
+    return Path(runner.log_dir, f'{runner.timestamp}.log').read_text()
 
 
 @pytest.mark.parametrize('by_epoch', [True, False])
@@ -127,13 +186,52 @@ def test_ramp_follows_the_curve_and_survives_resume(tmp_path, by_epoch, aux_call
     # Aux ran in the 18 iterations before that, with a rising threshold, and in no validation,
     # neither of the model nor of its average.
     assert aux_calls == [pytest.approx(0.02 + 0.98 * i / 18) for i in range(18)]
+    whole = runner.model.state_dict()
 
     aux_calls.clear()
     path = tmp_path / ('epoch_2.pth' if by_epoch else 'iter_10.pth')
     runner, ramps = build_runner(tmp_path, by_epoch, load_from=str(path), resume=True)
     runner.train()
     assert ramps == expected_ramps(10)
-    assert len(aux_calls) == 8
+    assert aux_calls == [pytest.approx(0.02 + 0.98 * i / 18) for i in range(10, 18)]
+    resumed = runner.model.state_dict()
+    assert all(torch.equal(resumed[key], value) for key, value in whole.items())
+
+
+@pytest.mark.parametrize(
+    ('hook', 'by_epoch', 'begin', 'end'),
+    [
+        (dict(end=0.5), True, 0.0, 0.5),
+        (dict(begin=0.2, end=0.7), False, 0.2, 0.7),
+        (dict(unit='iter', begin=3, end=13), True, 0.15, 0.65),
+        (dict(unit='iter', end=13), False, 0.0, 0.65),
+        (dict(unit='epoch', begin=0.5, end=3), True, 0.125, 0.75),
+    ],
+)
+def test_begin_and_end_in_every_unit(tmp_path, hook, by_epoch, begin, end):
+    runner, ramps = build_runner(tmp_path, by_epoch, dict(type='CastlingHook', **hook))
+    runner.train()
+    assert ramps == expected_ramps(0, end, begin)
+
+
+def test_averages_never_matter(tmp_path):
+    """EMAHook swaps parameters and buffers by position: the ramp is neither."""
+    runner, _ = build_runner(tmp_path, True)
+    attn = runner.model.inner[2].attn
+    ramps = []
+
+    class Check(Hook):
+        priority = 'VERY_LOW'
+
+        def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            ramps.append(attn.ramp)
+
+    runner.register_hook(Check())
+    runner.train()
+    last_of_epoch = [4 / 18, 9 / 18, 14 / 18, 1]
+    assert ramps == [pytest.approx(ramp) for ramp in last_of_epoch for _ in range(5)]
+    assert not list(attn.buffers()) and list(attn.state_dict()) == ['conv.weight']
+    assert copy.deepcopy(attn).ramp == 1
 
 
 def test_validation_sees_the_inference_form_of_the_average(tmp_path, aux_calls):
@@ -161,17 +259,162 @@ def test_validation_sees_the_inference_form_of_the_average(tmp_path, aux_calls):
     assert seen == [(False, 5 * epoch) for epoch in (1, 2, 3, 4) for _ in range(5)]
 
 
-def test_other_end(tmp_path, aux_calls):
-    runner, ramps = build_runner(tmp_path, True, dict(type='CastlingHook', end=0.5))
+def test_gradient_accumulation(tmp_path, aux_calls):
+    """The ramp counts iterations, not updates; the last updates see no aux."""
+    runner, ramps = build_runner(tmp_path, False, optim=dict(accumulative_counts=2))
     runner.train()
-    assert ramps == expected_ramps(0, end=0.5)
-    assert len(aux_calls) == 10
+    assert ramps == expected_ramps(0)
+    assert len(aux_calls) == 18
+
+
+def test_autocast(tmp_path, aux_calls):
+    """In bfloat16 thresholds and nonzeros keep their precision."""
+    runner, _ = build_runner(tmp_path, True, model=Toy(dtype=torch.bfloat16))
+    runner.train()
+    assert aux_calls == [pytest.approx(0.02 + 0.98 * i / 18) for i in range(18)]
+    shares = [line[f'nonzeros/{LAYER}'] for line in scalars(runner).values()]
+    assert shares[0] > shares[1] > shares[-1] == 0
+    assert shares[0] == pytest.approx(round(shares[0] * 144) / 144)  # 2 x 2 heads x 6 x 6 entries
+    assert all(value.isfinite().all() for value in runner.model.state_dict().values())
+
+
+def test_distributed(tmp_path):
+    """The wrapped model's ramp is set, measured and named as without the wrapper."""
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1
+    )
+    try:
+        model = MMDistributedDataParallel(Toy())
+        runner = SimpleNamespace(model=model, iter=9, max_iters=20, max_epochs=4)
+        hook = CastlingHook(interval=10)
+        hook.before_train_iter(runner, 9)
+        inputs = [torch.randn(6, 4) for _ in range(2)]
+        model(inputs, mode='loss')['loss'].backward()
+        logged = {}
+        runner.visualizer = SimpleNamespace(add_scalars=lambda new, step: logged.update(new))
+        runner.message_hub = SimpleNamespace(update_scalar=logged.__setitem__)
+        hook.after_train_iter(runner, 9)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert logged.pop('ramp') == model.module.inner[2].attn.ramp == 0.5
+    assert list(logged) == [f'nonzeros/{LAYER}', 'train/nonzeros']
+    assert 0 < logged['train/nonzeros'] < 1
+
+
+@pytest.mark.parametrize('dynamic', [None, False])
+def test_compiled_once_for_all_ramps(dynamic):
+    """One graph with aux, one that also measures, one without; not one for each threshold."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = nn.Sequential(sharpened(SelfAttention(8, 2)), sharpened(SelfAttention(8, 2)))
+    counter = CompileCounter()
+    compiled = torch.compile(model, backend=counter, dynamic=dynamic)
+    hook, x = CastlingHook(interval=8), torch.randn(2, 12, 8)
+    runner = SimpleNamespace(model=compiled, max_iters=40, max_epochs=1, visualizer=None)
+    nonzeros = []
+    for runner.iter in range(40):
+        hook.before_train_iter(runner, runner.iter)
+        out = compiled(x)
+        assert torch.allclose(out, model(x), atol=1e-6)
+        out.sum().backward()
+        nonzeros += [a.aux.nonzeros for _, a in castling_attentions(compiled) if a.aux.measures]
+    torch._dynamo.reset()
+    assert counter.frame_count == 3
+    assert [name for name, _ in castling_attentions(compiled)] == ['0.attn', '1.attn']
+    assert len(nonzeros) == 2 * 5 and nonzeros[0] > nonzeros[2] > 0
+
+
+def test_nonzeros_are_logged_by_layer(tmp_path):
+    """As a loop over q and k counts them; 0 at ramp 1; every 5 iterations and no other."""
+    runner, _ = build_runner(tmp_path, True)
+    expected = {}
+
+    def count(attn, args):
+        if runner.model.training:
+            q, k = args[:2]
+            p = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(-1)
+            threshold = 0.02 + 0.98 * min(1.0, runner.iter / 18)
+            expected[runner.iter + 1] = (p > threshold).double().mean().item()
+
+    runner.model.inner[2].attn.register_forward_pre_hook(count)
+    runner.train()
+    logged = scalars(runner)
+    assert list(logged) == [5, 10, 15, 20]
+    for step, line in logged.items():
+        assert line[f'nonzeros/{LAYER}'] == pytest.approx(expected[step], abs=1e-7)
+        assert line['ramp'] == pytest.approx(min(1.0, (step - 1) / 18))
+    assert logged[5][f'nonzeros/{LAYER}'] > logged[20][f'nonzeros/{LAYER}'] == 0
+    assert not runner.model.inner[2].attn.aux.measures
+    assert 'nonzeros: 0.0000' in log(runner)
+
+
+def test_frozen_layers_have_no_nonzeros():
+    backbone = CastlingLeViT('nano', out_indices=(1, 2), frozen_stages=1).train()
+    runner = SimpleNamespace(model=backbone, iter=0, max_iters=20, max_epochs=1)
+    hook = CastlingHook(interval=1)
+    hook.before_train_iter(runner, 0)
+    backbone(torch.randn(2, 3, 64, 64))
+    runner.visualizer = SimpleNamespace(add_scalars=lambda scalars, step: None)
+    runner.message_hub = SimpleNamespace(update_scalar=lambda key, value: None)
+    hook.after_train_iter(runner, 0)
+    assert {name.split('.')[1] for name in hook.nonzeros} == {'1'}
+
+
+def test_checkpoint_tells_the_ramp_and_the_nonzeros(tmp_path):
+    runner, _ = build_runner(tmp_path, True)
+    runner.train()
+    record = read_checkpoint(tmp_path / 'epoch_2.pth')['meta']['castling']
+    assert record['ramp'] == pytest.approx(9 / 18)
+    assert record['nonzeros'] == {LAYER: scalars(runner)[10][f'nonzeros/{LAYER}']}
+    assert read_checkpoint(tmp_path / 'epoch_4.pth')['meta']['castling']['ramp'] == 1
+    runner, _ = build_runner(tmp_path, True, load_from=str(tmp_path / 'epoch_2.pth'))
+    runner.val()
+    assert runner.model.inner[2].attn.ramp == pytest.approx(9 / 18)
+
+
+@pytest.mark.parametrize('attn', ['SoftmaxAttention', 'inference form'])
+def test_nothing_to_do_without_aux(tmp_path, attn):
+    attn = dict(type=attn)
+    if attn['type'] == 'inference form':
+        attn = dict(type='CastlingAttention', aux=None)
+    runner, _ = build_runner(
+        tmp_path, True, model=Toy(attn), hook=dict(type='CastlingHook', curve='constant')
+    )
+    if attn['type'] == 'SoftmaxAttention':
+        runner.model.inner[2].attn.ramp = None  # what the recorder reads
+    runner.train()
+    assert not scalars(runner)
+    assert 'castling' not in read_checkpoint(tmp_path / 'epoch_4.pth')['meta']
+    assert 'ramp ends at' not in log(runner)
+
+
+@pytest.mark.parametrize('hook', [dict(curve='constant'), dict(unit='epoch', end=4)])
+def test_a_ramp_that_does_not_reach_1_is_told(tmp_path, hook):
+    runner, _ = build_runner(tmp_path, True, dict(type='CastlingHook', **hook))
+    runner.train()
+    assert f'ramp ends at {0 if "curve" in hook else 0.95}, so masks' in log(runner)
 
 
 def test_registered_in_the_root_registry():
     assert HOOKS.get('CastlingHook') is CastlingHook
 
 
-def test_a_ramp_that_ends_at_the_start_is_refused():
-    with pytest.raises(ValueError, match='end is a share'):
-        CastlingHook(end=0)
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(end=0), 'begin < end'),
+        (dict(begin=0.5, end=0.5), 'begin < end, not 0.5 and 0.5'),
+        (dict(begin=-1), 'begin < end'),
+        (dict(curve='quadratic'), "curve is one of .*'cosine'.*, not 'quadratic'"),
+        (dict(unit='epochs'), "unit is one of .*, not 'epochs'"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        CastlingHook(**arguments)
+
+
+def test_epochs_in_a_loop_by_iterations_are_refused(tmp_path):
+    runner, _ = build_runner(tmp_path, False, dict(type='CastlingHook', unit='epoch', end=3))
+    with pytest.raises(ValueError, match='loop by epochs'):
+        runner.train()

@@ -359,6 +359,49 @@ def test_threshold(monkeypatch, ramp, per_key):
     assert thresholds == [pytest.approx(start + (1 - start) * ramp)]
 
 
+@pytest.mark.parametrize('per_key', [False, True])
+@pytest.mark.parametrize('ramp', [0.0, 0.25, 1.0])
+def test_mask_and_nonzeros(ramp, per_key):
+    """Counted entry by entry; measuring changes no output, and is not done unless asked for."""
+    attn, (q, k, v) = castling(aux=dict(threshold=0.3, per_key=per_key)), qkv(12, 12)
+    attn.ramp = ramp
+    start = 0.3 / 12 if per_key else 0.3
+    p = (q @ k.transpose(-2, -1) * DK**-0.5).softmax(-1)
+    above = sum(entry > start + (1 - start) * ramp for entry in p.flatten().tolist())
+    assert attn.aux.mask(q, k, ramp).sum() == above
+    plain = attn(q, k, v)
+    assert attn.aux.nonzeros is None
+    attn.aux.measures = True
+    assert torch.equal(attn(q, k, v), plain)
+    if ramp < 1:
+        assert attn.aux.nonzeros.item() == pytest.approx(above / p.numel()) and above > 0
+    else:
+        assert attn.aux.nonzeros is None and above == 0
+
+
+def test_ramp_is_a_number_and_no_state():
+    """Neither a parameter nor a buffer, so that averages and checkpoints do not see it."""
+    attn = castling()
+    assert attn.ramp == 0
+    attn.ramp = 0.1
+    assert attn.ramp == 0.1 and isinstance(attn.ramp, float)
+    assert list(attn.state_dict()) == ['conv.weight'] and not list(attn.buffers())
+    duplicate = copy.deepcopy(attn)
+    attn.ramp = 0.7
+    assert duplicate.ramp == 0.1
+    assert attn.to(torch.bfloat16).ramp == 0.7
+
+
+def test_switch_to_deploy():
+    attn, (q, k, v) = castling(), qkv(12, 12)
+    inference = attn.eval()(q, k, v)
+    for _ in range(2):
+        attn.switch_to_deploy()
+        assert attn.aux is None
+        assert torch.equal(attn.train()(q, k, v), inference)
+    attn.ramp = 0.5  # a hook that still runs does no harm
+
+
 def test_autocast_is_finite_in_training():
     block = SelfAttention(24, 3)
     x = (100 * randn(2, 64, 24)).requires_grad_()

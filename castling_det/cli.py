@@ -1,0 +1,89 @@
+"""What the command-line tools share: arguments, reading a config, errors in one sentence."""
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+
+from castling_det.checkpoint import refuse_unsafe_checkpoints
+from castling_det.config_checks import check_options
+from castling_det.config_errors import building_error, is_ours, reading_error
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``config`` and ``--cfg-options``, as mmdet's tools have them."""
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='override: key=value ...'
+    )
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--work-dir`` and ``--launcher``, as mmdet's tools have them."""
+    parser.add_argument('--work-dir', help='logs and results; default work_dirs/CONFIG_NAME')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    # What launchers older than torchrun say on the command line; torchrun sets the variable.
+    parser.add_argument('--local_rank', '--local-rank', default='0', help=argparse.SUPPRESS)
+
+
+def load_config(filename: str | Path, cfg_options: dict | None = None) -> Config:
+    """Read a config; from then on every checkpoint is read safely.
+
+    Args:
+        filename (str | Path): Config file.
+        cfg_options (dict, optional): Dotted keys and values that override it.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it, or a base of it, cannot be read, or lacks a key that the options name.
+    """
+    refuse_unsafe_checkpoints()
+    if not Path(filename).is_file():
+        raise FileNotFoundError(f'config {filename} does not exist')
+    try:
+        cfg = Config.fromfile(filename)
+    except Exception as error:
+        reason = reading_error(error)
+        if reason is None:
+            raise
+        raise ValueError(f'config {filename} cannot be read: {reason}') from error
+    check_options(cfg, cfg_options or {})
+    cfg.merge_from_dict(cfg_options or {})
+    return cfg
+
+
+def load_run_config(args: argparse.Namespace) -> Config:
+    """Read a config for a Runner, with what :func:`add_run_arguments` added.
+
+    The work dir is the one on the command line, in the config, or ``work_dirs/CONFIG_NAME``.
+    """
+    os.environ.setdefault('LOCAL_RANK', args.local_rank)
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = (
+        args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    )
+    return cfg
+
+
+@contextmanager
+def errors_in_one_sentence() -> Iterator[None]:
+    """Leave with the message alone where the input is at fault, without a traceback.
+
+    The input is at fault where a file is missing, where this package raised ``ValueError``, and
+    where a registry cannot build what a config asks for. Everything else keeps its traceback.
+    """
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError) as error:
+        raise SystemExit(f'error: {error}') from error
+    except (KeyError, TypeError, ValueError) as error:
+        reason = building_error(error)
+        if reason is None and isinstance(error, ValueError) and is_ours(error):
+            reason = str(error)
+        if reason is None:
+            raise
+        raise SystemExit(f'error: {reason}') from error
