@@ -1,0 +1,139 @@
+"""The checks of a config's data sets that come before training: importing this needs mmdet."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS, DefaultScope
+
+from castling_det.datasets.coco_checks import check_coco
+from castling_det.datasets.report import DatasetReport
+
+SPLITS = ('train', 'val', 'test')
+
+
+def check_datasets(
+    cfg: Config, splits: Sequence[str] = SPLITS, decode: bool = False
+) -> list[DatasetReport]:
+    """Refuse data that would stop a run later on, and log what the run has to live with.
+
+    Args:
+        cfg (Config): Config with ``{split}_dataloader``; a split without one is left out.
+        splits (Sequence[str]): Some of 'train', 'val' and 'test'.
+        decode (bool): Whether to decode every image too, which takes minutes for large sets.
+
+    Returns:
+        list[DatasetReport]: As of :func:`report_datasets`, all without errors.
+
+    Raises:
+        FileNotFoundError: If annotations or images are missing.
+        ValueError: If something else is wrong; one sentence with file, key and remedy.
+    """
+    reports = report_datasets(cfg, splits, decode)
+    errors = [error for report in reports for error in report.errors]
+    if errors:
+        more = f' (and {len(errors) - 1} more: see tools/check_dataset.py)' if errors[1:] else ''
+        raise type(errors[0])(f'{errors[0]}{more}')
+    for report in reports:
+        for warning in report.warnings:
+            print_log(f'{report.source}: {warning}', logger='current', level=logging.WARNING)
+    return reports
+
+
+def report_datasets(
+    cfg: Config, splits: Sequence[str] = SPLITS, decode: bool = False
+) -> list[DatasetReport]:
+    """Check each data set of a config, those inside of wrappers too; the same one only once.
+
+    Arguments are those of :func:`check_datasets`.
+    """
+    checked: list[tuple[ConfigDict, DatasetReport]] = []
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader') or ConfigDict()
+        for key, dataset in _unwrap(loader.get('dataset'), f'{split}_dataloader.dataset'):
+            same = [report for other, report in checked if other == dataset]
+            if same:
+                same[0].keys.append(key)
+            else:
+                checked.append((dataset, _report(dataset, key, cfg.get('default_scope'), decode)))
+    reports = [report for _, report in checked]
+    for split in splits:
+        _check_evaluators(cfg, split, reports)
+    return reports
+
+
+def _unwrap(dataset: ConfigDict | None, key: str) -> Iterator[tuple[str, ConfigDict]]:
+    """The data sets inside of ConcatDataset, RepeatDataset, MultiImageMixDataset and the like."""
+    if dataset is None:
+        return
+    if 'datasets' in dataset:
+        for number, inner in enumerate(dataset.datasets):
+            yield from _unwrap(inner, f'{key}.datasets.{number}')
+    elif 'dataset' in dataset:
+        yield from _unwrap(dataset.dataset, f'{key}.dataset')
+    else:
+        yield key, dataset
+
+
+def _report(dataset: ConfigDict, key: str, scope: str | None, decode: bool) -> DatasetReport:
+    name = dataset.type if isinstance(dataset.type, str) else dataset.type.__name__
+    check = CHECKS.get(name.rpartition('.')[2])
+    if check is None or dataset.get('backend_args'):
+        warning = f'a {name} is not checked: only a {" or ".join(CHECKS)} on a local disk is'
+        return DatasetReport(str(dataset.get('ann_file', name)), [key], warnings=[warning])
+    with DefaultScope.overwrite_default_scope(scope):
+        built = DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})  # reads no file yet
+    loads = [step.color_type for step in dataset.get('pipeline', []) if 'color_type' in step]
+    return check(built, key, decode, *loads[:1])
+
+
+def _check_coco(
+    dataset: BaseDataset, key: str, decode: bool, color_type: str = 'color'
+) -> DatasetReport:
+    classes = dataset.metainfo['classes']
+    if isinstance(classes, str):
+        error = ValueError(
+            f'{key}.metainfo.classes is {classes!r}, a text and no existing file of names: write '
+            f'a tuple, which for one class is ({classes!r},)'
+        )
+        return DatasetReport(dataset.ann_file, [key], errors=[error])
+    if 'img' not in dataset.data_prefix:
+        error = ValueError(f"{key}.data_prefix has no img: write dict(img='folder/of/images/')")
+        return DatasetReport(dataset.ann_file, [key], errors=[error])
+    return check_coco(
+        dataset.ann_file,
+        dataset.data_prefix['img'],
+        classes,
+        key=key,
+        test_mode=dataset.test_mode,
+        decode=decode,
+        color_type=color_type,
+    )
+
+
+CHECKS: dict[str, Callable[..., DatasetReport]] = {'CocoDataset': _check_coco}
+
+
+def _check_evaluators(cfg: Config, split: str, reports: list[DatasetReport]) -> None:
+    """An evaluator that reads annotations must read those of the split's data."""
+    evaluators = cfg.get(f'{split}_evaluator') or []
+    read = {
+        key: report
+        for report in reports
+        for key in report.keys
+        if key.startswith(f'{split}_dataloader')
+    }
+    sources = {os.path.abspath(report.source) for report in read.values()}
+    for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+        ann_file = evaluator.get('ann_file')
+        if read and ann_file and os.path.abspath(ann_file) not in sources:
+            key, report = next(iter(read.items()))
+            report.errors.append(
+                ValueError(
+                    f'{split}_evaluator.ann_file is {ann_file}, but {key} reads {report.source}: '
+                    'set both to the same file'
+                )
+            )
