@@ -11,8 +11,8 @@ from .mmcv_ops import add_finder
 know_our_configs()
 add_finder()
 
-from . import hooks, models  # noqa: E402
-from .castle import training_form  # noqa: E402
+from . import hooks, layer_decay, models  # noqa: E402
+from .castle import castle, training_form  # noqa: E402
 
 __version__ = '0.1.0'
-__all__ = ['hooks', 'models', 'training_form', '__version__']
+__all__ = ['castle', 'hooks', 'layer_decay', 'models', 'training_form', '__version__']

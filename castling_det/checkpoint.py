@@ -1,14 +1,18 @@
-"""Reading checkpoints without executing what a pickle may hold."""
+"""Checkpoints: read without executing what a pickle may hold, compared, and written whole."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping, Set
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
+from torch import Tensor, nn
 
 
 def _statistics_method(owner: Any, name: str) -> Callable:
@@ -80,3 +84,110 @@ def refuse_unsafe_checkpoints() -> None:
         return read_checkpoint(filename, map_location or 'cpu')
 
     CheckpointLoader.register_scheme('', load_from_local, force=True)
+
+
+def check_fit(
+    weights: Mapping[str, Tensor], model: nn.Module, filename: str | Path
+) -> tuple[str, str]:
+    """Compare a state dict with the model that is to load it, by key and shape.
+
+    What a model renames while it loads counts as missing and unexpected.
+
+    Args:
+        weights (Mapping[str, Tensor]): The state dict of a checkpoint.
+        model (nn.Module): Receives it afterwards; may be wrapped.
+        filename (str | Path): Of the checkpoint, for the messages.
+
+    Returns:
+        tuple[str, str]: A sentence that counts the keys, and one that names the first
+        parameters of another shape, empty if there is none.
+
+    Raises:
+        ValueError: If no key fits.
+    """
+    theirs = {k.removeprefix('module.'): v for k, v in weights.items() if isinstance(v, Tensor)}
+    ours = {k.removeprefix('module.'): v for k, v in model.state_dict().items()}
+    if not theirs:
+        raise ValueError(f'{filename} holds no weights, but {", ".join(list(weights)[:5])}')
+    shared = theirs.keys() & ours.keys()
+    reshaped = [key for key in ours if key in shared and theirs[key].shape != ours[key].shape]
+    if len(shared) == len(reshaped):
+        raise ValueError(
+            f'{filename} is of another model: none of its {len(theirs)} keys (as '
+            f"{next(iter(theirs))}) fits one of the {len(ours)} of the config's model (as "
+            f'{next(iter(ours))}); give the config that it was trained with'
+        )
+    counts = (
+        f'{filename}: {len(shared) - len(reshaped)} keys matched, '
+        f'{_count(ours.keys() - shared)} missing, {_count(theirs.keys() - shared)} unexpected, '
+        f'{len(reshaped)} of another shape'
+    )
+    if not reshaped:
+        return counts, ''
+    shapes = '; '.join(
+        f'{key} has {tuple(theirs[key].shape)} where the model has {tuple(ours[key].shape)}'
+        for key in reshaped[:4]
+    )
+    return counts, (
+        f'{filename} does not fit the config, {len(reshaped)} parameters have another shape and '
+        f'are not loaded: {shapes}{"; ..." if len(reshaped) > 4 else ""}. If it is the number of '
+        f'classes, set num_classes as in the config that it was trained with, or train anew from '
+        f'it by load_from'
+    )
+
+
+def _count(keys: Set[str]) -> str:
+    """The number of keys, with the first as an example."""
+    return f'{len(keys)} ({min(keys)}, ...)' if keys else '0'
+
+
+def write_whole(path: str | Path, content: bytes) -> None:
+    """Write a file so that its name never stands for a part of it, whatever interrupts.
+
+    Args:
+        path (str | Path): Local file; it is replaced.
+        content (bytes): All of it.
+
+    Raises:
+        ValueError: If it cannot be written; what was at ``path`` is untouched.
+    """
+    path = Path(path)
+    partial = path.with_name(f'{path.name}.partial')
+    try:
+        with partial.open('wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise ValueError(
+            f'{path} cannot be written ({error.strerror}); the files before it are as they were: '
+            f'make room or choose another --work-dir, and go on by --resume'
+        ) from error
+
+
+def require_writable(folder: str | Path) -> None:
+    """Make the folder where there is none, and write a file to it and remove it again.
+
+    Raises:
+        ValueError: If one of these fails.
+    """
+    probe = Path(folder) / '.writable'
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b'1')
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f'{folder} cannot be written ({error.strerror}): choose another --work-dir'
+        ) from error
+
+
+@register_backend('whole_file', force=True)
+class WholeFileBackend(LocalBackend):
+    """Local files, of which checkpoints are written by :func:`write_whole`."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        write_whole(filepath, obj)

@@ -12,7 +12,13 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from castling_det.checkpoint import read_checkpoint, refuse_unsafe_checkpoints
+from castling_det.checkpoint import (
+    check_fit,
+    read_checkpoint,
+    refuse_unsafe_checkpoints,
+    require_writable,
+    write_whole,
+)
 
 
 class Malice:
@@ -241,3 +247,79 @@ def test_remote_checkpoints_are_refused(restored_loader, filename):
     refuse_unsafe_checkpoints()
     with pytest.raises(ValueError, match=f'{filename} is not local'):
         CheckpointLoader.load_checkpoint(filename)
+
+
+def test_fit_counts_keys_and_shapes():
+    model = Toy()
+    weights = model.state_dict()
+    total = len(weights)
+    weights['net.2.weight'] = torch.ones(7, 4)
+    del weights['net.0.bias']
+    weights['ema.steps'] = torch.tensor(3)
+    weights['net.9.weight'] = torch.ones(1)
+    counts, misfit = check_fit(weights, model, 'a.pth')
+    assert counts == (
+        f'a.pth: {total - 2} keys matched, 1 (net.0.bias, ...) missing, 2 (ema.steps, ...) '
+        f'unexpected, 1 of another shape'
+    )
+    assert 'a.pth' in misfit and 'net.2.weight has (7, 4) where the model has (1, 4)' in misfit
+    assert 'num_classes' in misfit and 'net.0' not in misfit
+
+
+def test_fit_of_its_own_weights_wrapped_or_not():
+    model = Toy()
+    total = len(model.state_dict())
+    for theirs in (model, nn.DataParallel(model)):
+        for ours in (model, nn.DataParallel(model)):
+            counts, misfit = check_fit(theirs.state_dict(), ours, 'a.pth')
+            assert counts == (
+                f'a.pth: {total} keys matched, 0 missing, 0 unexpected, 0 of another shape'
+            )
+            assert not misfit
+
+
+@pytest.mark.parametrize(
+    ('weights', 'message'),
+    [
+        ({'stem.weight': torch.ones(3)}, r'a\.pth.*as stem\.weight.*as net\.0\.weight'),
+        ({'net.0.weight': torch.ones(3)}, r'a\.pth is of another model'),
+        ({'epoch': 3, 'optimizer': {}}, r'a\.pth holds no weights, but epoch, optimizer'),
+        ({}, r'a\.pth holds no weights'),
+    ],
+)
+def test_nothing_that_fits(weights, message):
+    with pytest.raises(ValueError, match=message):
+        check_fit(weights, Toy(), 'a.pth')
+
+
+def test_file_is_replaced_whole(tmp_path):
+    path = tmp_path / 'a'
+    for content in (b'first', b'second, which is longer', b''):
+        write_whole(path, content)
+        assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_file_that_cannot_be_renamed_is_left(tmp_path):
+    (tmp_path / 'a').mkdir()
+    with pytest.raises(ValueError, match=r'/a cannot be written \(Is a directory\)'):
+        write_whole(tmp_path / 'a', b'content')
+    assert [path.name for path in tmp_path.iterdir()] == ['a']
+
+
+def test_full_device(tmp_path):
+    """The kernel's own refusal: /dev/full takes nothing."""
+    (tmp_path / 'a').write_text('before')
+    (tmp_path / 'a.partial').symlink_to('/dev/full')
+    with pytest.raises(ValueError, match=r'/a cannot be written \(No space left on device\)'):
+        write_whole(tmp_path / 'a', b'content')
+    assert (tmp_path / 'a').read_text() == 'before'
+    assert [path.name for path in tmp_path.iterdir()] == ['a']
+
+
+def test_writable_folder(tmp_path):
+    require_writable(tmp_path / 'a' / 'b')
+    assert (tmp_path / 'a' / 'b').is_dir() and not list((tmp_path / 'a' / 'b').iterdir())
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(ValueError, match=r'file cannot be written .*--work-dir'):
+        require_writable(tmp_path / 'file')

@@ -1,3 +1,16 @@
 from .castling_hook import CastlingHook, linear_ramp
+from .checkpoint_fit_hook import CheckpointFitHook
+from .finite_loss_hook import FiniteLossHook
+from .gap_hook import GapHook
+from .resume_hook import ResumeHook
+from .safe_checkpoint_hook import SafeCheckpointHook
 
-__all__ = ['CastlingHook', 'linear_ramp']
+__all__ = [
+    'CastlingHook',
+    'CheckpointFitHook',
+    'FiniteLossHook',
+    'GapHook',
+    'ResumeHook',
+    'SafeCheckpointHook',
+    'linear_ramp',
+]

@@ -1,16 +1,22 @@
-custom_imports = dict(imports=['castling_det', 'castling_det.picodet'], allow_failed_imports=False)
+custom_imports = dict(
+    imports=['castling_det', 'castling_det.picodet', 'castling_det.datasets.loading'],
+    allow_failed_imports=False,
+)
 default_scope = 'mmdet'
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
+    checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),
 )
 custom_hooks = [
     dict(type='CastlingHook'),
+    dict(type='ResumeHook'),  # a resumed training repeats the uninterrupted one
+    dict(type='FiniteLossHook'),  # NaN stops it, with the images named
+    dict(type='CheckpointFitHook'),  # the weights of another model stop it
     dict(
         type='EMAHook',
         ema_type='MomentumAnnealingEMA',  # as PicoDet: min(0.9998, t / (10 + t)) of the old average

@@ -1,0 +1,36 @@
+"""Testing a model in its training form."""
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from castling_det.castle import training_form
+from castling_det.hooks.castling_hook import castling_attentions
+
+
+class TrainingFormHook(Hook):
+    """Test in the training form, with the ramp that :class:`CastlingHook` took from the checkpoint.
+
+    The test loop puts the model into eval mode, so the branches are switched on around each batch.
+
+    Raises:
+        ValueError: If the model has no auxiliary branch, or the checkpoint no ramp.
+    """
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if not any(castling_attentions(runner.model)):
+            raise ValueError('--form training: the model has no auxiliary branch')
+        record = checkpoint.get('meta', {}).get('castling')
+        if record is None:
+            raise ValueError(
+                "--form training: the checkpoint has no meta['castling'] with the ramp"
+            )
+        runner.logger.info(f'training form, at the ramp {record["ramp"]:.3f} of the checkpoint')
+
+    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        self.form = training_form(runner.model)
+        self.form.__enter__()
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
+        self.form.__exit__(None, None, None)
