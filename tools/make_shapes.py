@@ -17,13 +17,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--num-train', type=int, default=1600, help='number of training images')
     parser.add_argument('--num-val', type=int, default=200, help='number of validation images')
     parser.add_argument(
-        '--size', type=int, nargs=2, default=(160, 160), metavar=('H', 'W'), help='in pixels'
+        '--size', type=int, nargs=2, default=(64, 512), metavar=('H', 'W'), help='in pixels'
     )
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--num-hues', type=int, default=4, help='even; more hues, harder gems')
-    parser.add_argument(
-        '--lamp-distance', type=float, default=0.35, help='least, lamp to gem, in image sides'
-    )
     parser.add_argument('--overwrite', action='store_true', help='replace an existing data set')
     return parser.parse_args()
 

@@ -14,17 +14,15 @@ from numpy import ndarray
 from castling_det.datasets.scenes import CLASSES, Instance, Size, render_scene
 
 SPLITS = ('train', 'val')
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def write_shapes(
     root: str | Path,
     num_train: int = 1600,
     num_val: int = 200,
-    size: Size = (160, 160),
+    size: Size = (64, 512),
     seed: int = 0,
-    num_hues: int = 4,
-    lamp_distance: float = 0.35,
     overwrite: bool = False,
 ) -> bool:
     """Write the demo data set, or keep the one that is there.
@@ -33,7 +31,7 @@ def write_shapes(
 
     - ``images/{split}/000000.jpg`` and so on;
     - ``annotations/{split}.json``: COCO instances, with boxes, polygons and areas of the visible
-      parts. Category ids are 1 to 6 in the order of ``CLASSES``; ``hue`` is an extra entry;
+      parts. Category ids are 1 to 6 in the order of ``CLASSES``;
     - ``labels/{split}/000000.png``: uint8 label maps in ADE20K's way, category ids and 0 for
       anything else. ``reduce_zero_label=True`` makes them 0 to 5 and ignores the ground; without
       it the class names are ``('ground', *CLASSES)``.
@@ -47,8 +45,6 @@ def write_shapes(
         num_val (int): Number of validation images.
         size (tuple[int, int]): Image height and width in pixels.
         seed (int): Seed of the whole data set.
-        num_hues (int): See :func:`render_scene`.
-        lamp_distance (float): See :func:`render_scene`.
         overwrite (bool): Write anew even if there is a data set, the same or another.
 
     Returns:
@@ -57,17 +53,11 @@ def write_shapes(
     Raises:
         FileExistsError: If ``root`` is a data set with other parameters and ``overwrite`` is False,
             or if it is anything else.
-        ValueError: If ``num_hues`` or ``lamp_distance`` is out of range.
     """
-    if num_hues < 2 or num_hues % 2:
-        raise ValueError(f'num_hues must be even and at least 2, not {num_hues}')
-    if not 0 <= lamp_distance <= 0.5:
-        raise ValueError(f'lamp_distance must be from 0 to 0.5, not {lamp_distance}')
     root = Path(root)
     num_images = dict(zip(SPLITS, (num_train, num_val), strict=True))
-    rule = dict(num_hues=num_hues, lamp_distance=lamp_distance)
     parameters = dict(
-        format_version=FORMAT_VERSION, num_images=num_images, size=list(size), seed=seed, **rule
+        format_version=FORMAT_VERSION, num_images=num_images, size=list(size), seed=seed
     )
     if root.exists() and _is_kept(root, parameters, overwrite):
         return False
@@ -77,7 +67,7 @@ def write_shapes(
         fresh = Path(workshop, 'fresh')
         for i, split in enumerate(SPLITS):
             rngs = (np.random.default_rng([seed, i, j]) for j in range(num_images[split]))
-            _write_split(fresh, split, (render_scene(rng, size, **rule) for rng in rngs))
+            _write_split(fresh, split, (render_scene(rng, size) for rng in rngs))
         (fresh / 'shapes.json').write_text(json.dumps(parameters))
         if root.exists():
             os.rename(root, Path(workshop, 'replaced'))
@@ -139,7 +129,6 @@ def _annotation(instance: Instance) -> dict:
         area=int(crop.sum()),
         segmentation=[(polygon + (x, y)).round(1).ravel().tolist() for polygon in _trace(crop)],
         iscrowd=0,
-        hue=instance.hue,
     )
 
 

@@ -1,7 +1,7 @@
-"""15 epochs of a small data set on one CPU or GPU, 16 images an iteration."""
+"""16 epochs of a small data set on one CPU or GPU, 16 images an iteration."""
 
-max_epochs = 15
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=5)
+max_epochs = 16
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=4)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 

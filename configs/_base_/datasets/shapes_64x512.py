@@ -1,7 +1,6 @@
-"""The demo data at 160 px; `tools/make_shapes.py data/shapes` writes it.
+"""The demo data, strips of 64x512 px; `tools/make_shapes.py data/shapes` writes them.
 
-Augmented by flips alone: a crop could cut off the lamp that a gem's class depends on, and a colour
-shift hides its hue.
+Augmented by flips alone: a crop could cut off the lamp that a gem's class depends on.
 """
 
 dataset_type = 'CocoDataset'
@@ -26,7 +25,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(160, 160), keep_ratio=False, interpolation='bicubic'),
+    dict(type='Resize', scale=(512, 64), keep_ratio=False, interpolation='bicubic'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(
         type='PackDetInputs',

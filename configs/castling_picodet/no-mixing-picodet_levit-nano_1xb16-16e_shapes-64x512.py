@@ -1,0 +1,10 @@
+"""The demo detector trained without token mixing: what attention is worth on the demo data.
+
+python tools/train.py configs/castling_picodet/no-mixing-picodet_levit-nano_1xb16-16e_shapes-64x512.py
+
+See docs/token-mixing.md. Status: not run.
+"""
+
+_base_ = './castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
+
+model = dict(backbone=dict(attn=dict(_delete_=True, type='NoMixing')))
