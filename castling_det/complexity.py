@@ -1,10 +1,18 @@
-"""Parameters and multiply-accumulates of a model in the form that it is in."""
+"""Parameters and multiply-accumulates: of a model, of its parts, of the forms of a config."""
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from copy import deepcopy
+from dataclasses import dataclass, field
 
+import torch
 from mmengine.analysis import FlopAnalyzer
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
+
+from castling_det.castle import training_form
+from castling_det.models.attention import CastlingAttention
 
 # Counted by mmengine, by none of the papers.
 _FREE_OPS = (
@@ -18,25 +26,42 @@ _FREE_OPS = (
 )
 
 
+OWN = '(own)'
+
+
 @dataclass(frozen=True)
 class Complexity:
-    """Counts of one model on one input.
+    """Counts of one module on one input.
 
     Attributes:
-        params (int): Parameters, frozen ones included.
+        params (int): Parameters, frozen ones included; a shared one counts once, where it is first.
         macs (int): Multiply-accumulates of matrix products and convolutions; norms, additions,
             softmax and activations are not counted (LeViT, MViTv2, DeiT and RTMDet count so;
             PicoDet and YOLOX print twice the number).
+        parts (dict[str, Complexity]): The same of each child that counts anything, by name; what
+            belongs to no child is ``'(own)'``. Their sum is the whole.
     """
 
     params: int
     macs: int
+    parts: dict[str, 'Complexity'] = field(default_factory=dict, repr=False)
+
+    def by_part(self, depth: int = 1) -> dict[str, 'Complexity']:
+        """Counts by dotted name, down to ``depth`` levels of children."""
+        named = {}
+        for name, part in self.parts.items():
+            named[name] = part
+            if depth > 1:
+                named |= {f'{name}.{below}': c for below, c in part.by_part(depth - 1).items()}
+        return named
 
 
 def count_complexity(model: nn.Module, *inputs: Tensor) -> Complexity:
     """Count a model on example inputs, in eval mode.
 
-    Aux is seen with ``training_form`` around the call and a model that is in eval mode already.
+    On images alone, mmdet and mmseg models run their backbone, neck and head without decoding and
+    NMS (``mode='tensor'``): they are counted as they ship. Aux is seen with ``training_form``
+    around the call and a model that is in eval mode already.
 
     Args:
         model (nn.Module): The mode of each of its modules is restored afterwards.
@@ -52,11 +77,109 @@ def count_complexity(model: nn.Module, *inputs: Tensor) -> Complexity:
         **{'aten::scaled_dot_product_attention': _attention_macs},
     )
     try:
-        macs = int(analyzer.total())
+        with torch.no_grad():
+            macs = analyzer.by_module()
     finally:
         for module, mode in modes:
             module.training = mode
-    return Complexity(sum(p.numel() for p in model.parameters()), macs)
+    return _tree(model, '', _params_by_module(model), macs)
+
+
+def count_forms(cfg: Config, shape: tuple[int, int]) -> dict[str, Complexity]:
+    """Count the model of a config on one image, in every form that it has.
+
+    The softmax twin is the same config with ``model.backbone.attn`` SoftmaxAttention; its logit
+    biases are learnt on the grid that the backbone takes by default.
+
+    Args:
+        cfg (Config): Config with ``model`` and ``default_scope``; it is not changed.
+        shape (tuple[int, int]): Height and width of the image.
+
+    Returns:
+        dict[str, Complexity]: By ``'training form'``, ``'inference form'`` and ``'softmax twin'``;
+        ``'inference form'`` alone of a model without :class:`CastlingAttention`.
+    """
+    model, image = _build(cfg.model, cfg.default_scope).eval(), torch.zeros(1, 3, *shape)
+    inference = count_complexity(model, image)
+    if not any(isinstance(module, CastlingAttention) for module in model.modules()):
+        return {'inference form': inference}
+    with training_form(model):
+        training = count_complexity(model, image)
+    twin = deepcopy(cfg.model)
+    twin.backbone.attn = dict(type='SoftmaxAttention')
+    softmax = count_complexity(_build(twin, cfg.default_scope), image)
+    return {'training form': training, 'inference form': inference, 'softmax twin': softmax}
+
+
+def count_config(cfg: Config, shape: tuple[int, int]) -> Complexity:
+    """Count the model of a config on one image of ``shape`` (height, width), in inference form."""
+    return count_complexity(_build(cfg.model, cfg.default_scope), torch.zeros(1, 3, *shape))
+
+
+def input_shape(cfg: Config) -> tuple[int, int]:
+    """Height and width of what the model sees in the test that its config describes.
+
+    Raises:
+        ValueError: If the test pipeline leaves them to each image, or there is none.
+    """
+    scale = shape = None  # width and height, as the transforms have them
+    for transform in _test_pipeline(cfg):
+        kind = transform['type'].rpartition('.')[2]
+        if kind == 'Resize' and 'scale' in transform:
+            scale = _pair(transform['scale'])
+            shape = None if transform.get('keep_ratio', False) else scale
+        elif kind == 'Pad' and transform.get('size') is not None:
+            shape = _pair(transform['size'])
+        elif kind == 'Pad' and transform.get('pad_to_square', False) and scale is not None:
+            shape = (max(scale), max(scale))
+    if shape is None:
+        raise ValueError(
+            f'{cfg.filename}: test_dataloader.dataset.pipeline fixes no input size (by a Resize '
+            'with `scale` and without keep_ratio, or by a Pad): give it as --shape H W'
+        )
+    return shape[1], shape[0]
+
+
+def _test_pipeline(cfg: Config) -> list[dict]:
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset', {})
+    while 'dataset' in dataset:  # a wrapper around the data set
+        dataset = dataset.dataset
+    return dataset.get('pipeline', cfg.get('test_pipeline', []))
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _build(model: dict, default_scope: str) -> nn.Module:
+    with DefaultScope.overwrite_default_scope(default_scope):
+        return MODELS.build(model)
+
+
+def _params_by_module(model: nn.Module) -> Counter:
+    """Parameters of each module and all below it, by the module's name."""
+    params = Counter()
+    for name, parameter in model.named_parameters():
+        params[''] += parameter.numel()
+        while '.' in name:
+            name = name.rpartition('.')[0]
+            params[name] += parameter.numel()
+    return params
+
+
+def _tree(module: nn.Module, name: str, params: Counter, macs: Counter) -> Complexity:
+    parts = {}
+    for child_name, child in module.named_children():
+        part = _tree(child, f'{name}.{child_name}' if name else child_name, params, macs)
+        if part.params or part.macs:
+            parts[child_name] = part
+    own = Complexity(
+        params[name] - sum(part.params for part in parts.values()),
+        int(macs[name]) - sum(part.macs for part in parts.values()),
+    )
+    if parts and (own.params or own.macs):
+        parts[OWN] = own
+    return Complexity(params[name], int(macs[name]), parts)
 
 
 def _no_macs(inputs: list, outputs: list) -> int:

@@ -1,15 +1,34 @@
+import json
 import math
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from torch import nn
 from torch.nn import functional as F
 
 from castling_det import training_form
-from castling_det.complexity import count_complexity
+from castling_det.complexity import Complexity, count_complexity, count_forms, input_shape
 from castling_det.models import CastlingAttention, CastlingLeViT, SelfAttention, SoftmaxAttention
 
+TOOL = Path(__file__).parents[1] / 'tools' / 'get_complexity.py'
 SOFTMAX = dict(type='SoftmaxAttention')
+SEGMENTOR = dict(
+    type='EncoderDecoder',
+    backbone=dict(type='CastlingLeViT', arch='nano', attn=dict(type='CastlingAttention')),
+    decode_head=dict(
+        type='FCNHead',
+        in_channels=192,
+        in_index=3,
+        channels=16,
+        num_convs=1,
+        concat_input=False,
+        num_classes=5,
+        loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True),
+    ),
+)
 
 
 @pytest.mark.parametrize(
@@ -94,19 +113,24 @@ def test_batch_multiplies():
     assert three.macs == 3 * one.macs and three.params == one.params
 
 
+def softmax_macs(height, width):
+    """Of nano's softmax attentions by hand: Nq Nk (Dk + Dv) a head, in every attention."""
+    grids = [math.ceil(height / s) * math.ceil(width / s) for s in (16, 32, 64)]
+    zoo = CastlingLeViT.arch_zoo['nano']
+    key, blocks = zoo['key_dims'], zip(grids, zoo['num_heads'], zoo['depths'], strict=True)
+    macs = sum(depth * heads * n * n * (key + 2 * key) for n, heads, depth in blocks)
+    for num_keys, num_queries, dims in zip(grids, grids[1:], zoo['embed_dims'], strict=False):
+        macs += dims // key * num_queries * num_keys * (key + 4 * key)
+    return macs
+
+
 def test_training_form_counts_aux():
-    """Nq Nk (Dk + Dv) more a head, in every attention; nothing at ramp 1."""
+    """As many MACs more as softmax attention has; nothing at ramp 1."""
     model, x = CastlingLeViT('nano').eval(), torch.zeros(1, 3, 96, 160)
     inference = count_complexity(model, x)
     with training_form(model):
         training = count_complexity(model, x)
-    grids = [6 * 10, 3 * 5, 2 * 3]
-    zoo = model.arch_zoo['nano']
-    key, blocks = zoo['key_dims'], zip(grids, zoo['num_heads'], zoo['depths'], strict=True)
-    aux = sum(depth * heads * n * n * (key + 2 * key) for n, heads, depth in blocks)
-    for num_keys, num_queries, dims in zip(grids, grids[1:], zoo['embed_dims'], strict=False):
-        aux += dims // key * num_queries * num_keys * (key + 4 * key)
-    assert training.macs - inference.macs == aux
+    assert training.macs - inference.macs == softmax_macs(96, 160)
     assert training.params == inference.params
     for module in model.modules():
         if isinstance(module, CastlingAttention):
@@ -191,3 +215,136 @@ def test_modes_and_statistics_are_restored(training):
     with pytest.raises(RuntimeError, match='no forward'):
         count_complexity(model, torch.ones(4, 2))
     assert all(module.training for module in model.modules())
+
+
+def assert_parts_add_up(complexity: Complexity) -> None:
+    if complexity.parts:
+        assert complexity.params == sum(part.params for part in complexity.parts.values())
+        assert complexity.macs == sum(part.macs for part in complexity.parts.values())
+    for part in complexity.parts.values():
+        assert_parts_add_up(part)
+
+
+def test_parts_of_a_segmentor_add_up():
+    """Backbone as alone; a 3x3 and a 1x1 convolution with bias on the last map."""
+    forms = count_forms(Config(dict(model=SEGMENTOR, default_scope='mmseg')), (64, 96))
+    for complexity in forms.values():
+        assert_parts_add_up(complexity)
+        assert list(complexity.parts) == ['backbone', 'decode_head']
+    whole = forms['inference form']
+    alone = count_complexity(CastlingLeViT('nano'), torch.zeros(1, 3, 64, 96))
+    assert whole.parts['backbone'] == alone
+    weights = 9 * 192 * 16 + 16 * 5
+    assert whole.parts['decode_head'].params == weights + 16 + 5
+    assert whole.parts['decode_head'].macs == 1 * 2 * weights
+
+
+def test_forms_of_a_config():
+    cfg = Config(dict(model=SEGMENTOR, default_scope='mmseg'))
+    forms = count_forms(cfg, (64, 96))
+    assert list(forms) == ['training form', 'inference form', 'softmax twin']
+    training, inference, twin = forms.values()
+    assert training.macs - inference.macs == softmax_macs(64, 96)
+    assert training.params == inference.params
+    expected = count_complexity(CastlingLeViT('nano', SOFTMAX), torch.zeros(1, 3, 64, 96))
+    assert twin.parts['backbone'] == expected
+    assert twin.parts['decode_head'] == inference.parts['decode_head']
+    assert cfg.model.to_dict() == SEGMENTOR
+    cfg.model.backbone.attn = SOFTMAX
+    assert count_forms(cfg, (64, 96)) == {'inference form': twin}
+
+
+class Twice(nn.Module):
+    """One linear layer under two names, and a parameter and a product of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(4, 4, bias=False))
+        self.second = nn.Sequential(self.first[0], nn.Linear(4, 3, bias=False))
+        self.matrix = nn.Parameter(torch.zeros(3, 2))
+
+    def forward(self, x):
+        return self.second(self.first(x)) @ self.matrix
+
+
+def test_shared_modules_and_what_belongs_to_no_part():
+    whole = count_complexity(Twice(), torch.zeros(5, 4))
+    assert_parts_add_up(whole)
+    assert whole.params == 16 + 12 + 6 and whole.macs == 5 * (2 * 16 + 12 + 6)
+    assert whole.parts['(own)'] == Complexity(6, 5 * 6)
+    assert whole.by_part(depth=2) == {
+        'first': whole.parts['first'],
+        'first.0': Complexity(16, 5 * 2 * 16),
+        'second': whole.parts['second'],
+        'second.1': Complexity(12, 5 * 12),
+        '(own)': whole.parts['(own)'],
+    }
+
+
+@pytest.mark.parametrize(
+    ('pipeline', 'shape'),
+    [
+        ([dict(type='Resize', scale=(320, 64))], (64, 320)),
+        ([dict(type='mmdet.Resize', scale=96, keep_ratio=False)], (96, 96)),
+        (
+            [dict(type='Resize', scale=(64, 96), keep_ratio=True), dict(type='Pad', size=(80, 96))],
+            (96, 80),
+        ),
+        (
+            [
+                dict(type='Resize', scale=(64, 96), keep_ratio=True),
+                dict(type='Pad', pad_to_square=True),
+            ],
+            (96, 96),
+        ),
+    ],
+)
+def test_input_shape_is_what_the_test_pipeline_makes(pipeline, shape):
+    pipeline = [dict(type='LoadImageFromFile'), *pipeline, dict(type='PackDetInputs')]
+    other = [dict(type='Resize', scale=(1, 1))]
+    wrapped = dict(dataset=dict(type='RepeatDataset', dataset=dict(pipeline=pipeline)))
+    assert input_shape(Config(dict(test_pipeline=pipeline))) == shape
+    assert input_shape(Config(dict(test_pipeline=other, test_dataloader=wrapped))) == shape
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        '',
+        "test_pipeline = [dict(type='Resize', scale=(64, 96), keep_ratio=True)]",
+        "test_pipeline = [dict(type='Pad', size_divisor=32)]",
+    ],
+)
+def test_input_shape_of_each_image_is_refused(tmp_path, content):
+    path = tmp_path / 'leaf.py'
+    path.write_text(content)
+    with pytest.raises(ValueError, match='leaf.py: test_dataloader.*--shape H W'):
+        input_shape(Config.fromfile(path))
+
+
+def test_tool(tmp_path, monkeypatch, capsys):
+    path = tmp_path / 'leaf.py'
+    path.write_text(f"model = {SEGMENTOR}\ndefault_scope = 'mmseg'\n")
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr('sys.argv', ['get_complexity.py', str(path), *arguments])
+        runpy.run_path(str(TOOL), run_name='__main__')
+        return capsys.readouterr().out
+
+    forms = count_forms(Config.fromfile(path), (64, 96))
+    content = json.loads(run('--shape', '64', '96', '--format', 'json'))[str(path)]
+    assert content.pop('shape') == [64, 96]
+    assert list(content) == list(forms)
+    for form, complexity in forms.items():
+        head = complexity.parts['decode_head']
+        assert content[form]['whole'] == dict(params=complexity.params, macs=complexity.macs)
+        assert content[form]['decode_head'] == dict(params=head.params, macs=head.macs)
+
+    table = run('--shape', '64', '96', '--format', 'markdown', '--depth', '2')
+    names = [line.split(' ')[1] for line in table.splitlines() if line.startswith('| ')]
+    assert names[2:6] == ['whole', 'backbone', 'backbone.stem', 'backbone.stages']
+    text = run('--shape', '64', '96').splitlines()
+    assert text[0] == f'{path}, input 64x96'
+    assert text[3].split()[:2] == ['whole', f'{forms["training form"].params / 1e6:.3f}']
+    with pytest.raises(SystemExit, match='error: .*leaf.py: .*--shape H W'):
+        run()

@@ -1,0 +1,34 @@
+"""Make the tables of the configs' READMEs anew, from the configs and their metafiles."""
+
+import argparse
+from pathlib import Path
+
+import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
+from castling_det.cli import errors_in_one_sentence
+from castling_det.model_zoo import stale_readmes
+from castling_det.replacing import replacing
+
+ROOT = Path(__file__).parents[1]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--check', action='store_true', help='write nothing; exit 1 if stale')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with errors_in_one_sentence():
+        stale = stale_readmes(ROOT / 'configs')
+    if args.check and stale:
+        names = ', '.join(str(readme.relative_to(ROOT)) for readme in stale)
+        raise SystemExit(f'error: stale tables in {names}: run `python tools/update_tables.py`')
+    for readme, text in stale.items():
+        with replacing(readme) as unfinished:
+            unfinished.write_text(text)
+        print(f'wrote {readme.relative_to(ROOT)}')
+
+
+if __name__ == '__main__':
+    main()
