@@ -61,7 +61,7 @@ setup(
             '.mim/configs/**/*.py',
             '.mim/configs/**/*.yml',
             '.mim/configs/**/*.md',
-            '.mim/tools/*.py',
+            '.mim/tools/*.py', '.mim/tools/*.sh',
         ]
     },
 )

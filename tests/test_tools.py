@@ -1,17 +1,26 @@
-"""The README's commands as subprocesses, on a few tiny scenes."""
+"""The README's commands on a few tiny scenes: once as subprocesses, then in this process."""
 
+import io
 import os
 import re
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import cv2
 import pytest
+import torch
 from mmengine.fileio import load
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
+
+from castling_det.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[1]
-DEMO = 'castling_picodet/castling-picodet_levit-nano_1xb16-15e_shapes-160x160.py'
+DEMO = 'castling_picodet/castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
 
 # The demo, made short: 32 scenes learnt by heart and tested on themselves.
 LEAF = """
@@ -33,9 +42,10 @@ val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=scenes)
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file='{root}/shapes/annotations/train.json')
 test_evaluator = val_evaluator
-max_epochs = 60
+max_epochs = 40
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = [dict(type='CosineAnnealingLR', T_max=max_epochs, convert_to_iter_based=True)]
+default_hooks = dict(checkpoint=dict(interval=20))
 randomness = dict(seed=0)
 """
 
@@ -54,6 +64,31 @@ def run(*args: object) -> str:
     return output
 
 
+def call(tool: str, *args: object) -> str:
+    """Run a tool without a new process, which saves the imports, and return what it printed."""
+    spec = spec_from_file_location(f'tool_{tool}', ROOT / 'tools' / f'{tool}.py')
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setattr(sys, 'argv', [tool, *map(str, args)])
+        patch.setenv('LOCAL_RANK', '0')
+        try:
+            module.main()
+        finally:
+            for manager in (DefaultScope, MessageHub, MMLogger, Visualizer):
+                manager._instance_dict.clear()  # mmengine's globals, found by name
+    return printed.getvalue()
+
+
+def refusal(tool: str, *args: object) -> str:
+    """The sentence with which a tool leaves."""
+    with pytest.raises(SystemExit) as left:
+        call(tool, *args)
+    assert '\n' not in left.value.code
+    return left.value.code
+
+
 def ap50(output: str) -> float:
     return float(re.findall(r'coco/bbox_mAP_50: ([\d.]+)', output)[-1])
 
@@ -65,8 +100,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     run('tools/make_shapes.py', root / 'shapes', '--num-train', 32, '--num-val', 1)
     (root / 'leaf.py').write_text(LEAF.format(demo=DEMO, root=root))
     train = ['tools/train.py', root / 'leaf.py', '--work-dir', root / 'work']
-    run(*train, '--cfg-options', 'train_cfg.max_epochs=20')
-    return root, run(*train, '--resume')
+    output = run(*train, '--resume', '--cfg-options', 'train_cfg.max_epochs=20')
+    assert (
+        f'--resume: {root}/work holds no checkpoint; training starts from the beginning' in output
+    )
+    return root, call('train', *train[1:], '--resume')
 
 
 def test_training_learns_and_says_where_it_left_things(demo):
@@ -75,27 +113,76 @@ def test_training_learns_and_says_where_it_left_things(demo):
     assert 'resumed epoch: 20, iter: 80' in output
     assert ap50(output) > 0.6
     assert f'Checkpoints: {root}/work' in output
-    assert (root / 'work' / 'epoch_60.pth').is_file()
+    assert (root / 'work' / 'epoch_40.pth').is_file()
 
 
 def test_testing_repeats_the_metric_and_draws_truth_beside_prediction(demo):
     root, training = demo
-    checkpoint, pictures = root / 'work' / 'epoch_60.pth', root / 'pictures'
+    checkpoint, pictures = root / 'work' / 'epoch_40.pth', root / 'pictures'
     output = run(
         'tools/test.py',
-        *(root / 'leaf.py', checkpoint),
+        *(root / 'leaf.py', checkpoint, '--work-dir', root / 'test'),
         *('--show-dir', pictures, '--out', root / 'predictions.pkl'),
     )
     assert ap50(output) == ap50(training)
     assert len(load(root / 'predictions.pkl')) == 32
     drawn = sorted(pictures.glob('*'))
     assert len(drawn) == 32
-    assert cv2.imread(str(drawn[0])).shape == (160, 320, 3)
+    assert cv2.imread(str(drawn[0])).shape == (64, 1024, 3)
 
 
-def test_missing_checkpoint_is_named(demo):
+def test_training_form_is_another_detector_where_the_masks_are_not_empty(demo):
     root, _ = demo
-    command = [sys.executable, 'tools/test.py', root / 'leaf.py', root / 'no.pth']
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode != 0
-    assert f'checkpoint {root}/no.pth does not exist' in done.stderr
+    checkpoint = read_checkpoint(root / 'work' / 'epoch_40.pth')
+    assert checkpoint['meta']['castling']['ramp'] == 1
+    checkpoint['meta']['castling']['ramp'] = 0.0
+    torch.save(checkpoint, root / 'ramp_0.pth')
+    found = {}
+    for form in ('inference', 'training'):
+        out = root / f'{form}.pkl'
+        command = [root / 'leaf.py', root / 'ramp_0.pth', '--work-dir', root / 'form']
+        output = call('test', *command, '--form', form, '--out', out)
+        assert ('training form, at the ramp 0.000' in output) == (form == 'training')
+        found[form] = torch.cat([each['pred_instances']['scores'] for each in load(out)])
+    assert found['inference'].shape != found['training'].shape or not torch.allclose(
+        found['inference'], found['training']
+    )
+
+
+def test_test_time_augmentation_finds_the_same_boxes(demo):
+    root, training = demo
+    command = [
+        root / 'leaf.py',
+        root / 'work' / 'epoch_40.pth',
+        '--work-dir',
+        root / 'tta',
+        '--tta',
+    ]
+    assert ap50(call('test', *command)) > ap50(training) - 0.15
+
+
+def test_dry_run_reports_and_leaves_nothing(demo):
+    root, _ = demo
+    before = sorted(root.glob('**/*'))
+    output = call('train', root / 'leaf.py', '--work-dir', root / 'dry', '--dry-run')
+    assert 'no fault found' in output
+    assert re.search(r'training    160 iterations, \d+:\d\d:\d\d: a step takes [\d.]+ s', output)
+    assert 'validation  2 batches' in output
+    assert float(re.search(r'memory      ([\d.]+) GiB', output).group(1)) > 0
+    assert sorted(root.glob('**/*')) == before
+
+
+def test_what_cannot_be_run_is_refused_in_one_sentence(demo, monkeypatch):
+    root, _ = demo
+    leaf, work = root / 'leaf.py', ['--work-dir', root / 'refused']
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    assert '--amp needs a GPU' in refusal('train', leaf, *work, '--amp')
+    assert 'leave --resume out' in refusal('train', leaf, *work, '--dry-run', '--resume')
+    missing = f'error: checkpoint {root}/no.pth does not exist'
+    assert refusal('train', leaf, *work, '--resume', root / 'no.pth') == missing
+    assert refusal('test', leaf, root / 'no.pth', *work) == missing
+    assert 'is to end in .pkl' in refusal('test', leaf, root / 'no.pth', '--out', root / 'no.txt')
+    options = ['--cfg-options', 'model.backbone.depth=3']
+    assert "CastlingLeViT takes no argument 'depth'" in refusal('train', leaf, *work, *options)
+    options = ['--cfg-options', 'train_dataloader.dataset.ann_file=no.json']
+    assert f'{root}/shapes/no.json' in refusal('train', leaf, *work, *options)

@@ -1,54 +1,73 @@
 """Test a model, in the form that ships: ``python tools/test.py CONFIG CHECKPOINT``."""
 
 import argparse
-import os
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
 from mmengine.evaluator import DumpResults
-from mmengine.runner import Runner
+from mmengine.registry import RUNNERS
 
 import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
-from castling_det.checkpoint import refuse_unsafe_checkpoints
+from castling_det.cli import (
+    add_config_arguments,
+    add_run_arguments,
+    errors_in_one_sentence,
+    load_run_config,
+)
+from castling_det.config_checks import check_checkpoint, check_work_dir
+from castling_det.datasets.checks import check_datasets
+from castling_det.distributed import is_first_process, start_processes
+from castling_det.hooks.training_form_hook import TrainingFormHook
+from castling_det.test_time_augmentation import add_test_time_augmentation
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
+    add_config_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--work-dir', help='metrics; default work_dirs/CONFIG_NAME')
+    add_run_arguments(parser)
     parser.add_argument('--out', help='file for the predictions (.pkl)')
     parser.add_argument('--show-dir', help='folder for pictures: ground truth | prediction')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation: flips')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='override: key=value ...'
+        '--form',
+        choices=['training', 'inference'],
+        default='inference',
+        help='training: with the auxiliary branches, at the ramp of the checkpoint',
     )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    return parser.parse_args()
 
 
-def main() -> None:
-    args = parse_args()
-    refuse_unsafe_checkpoints()
-    cfg = Config.fromfile(args.config)
-    cfg.launcher = args.launcher
-    cfg.merge_from_dict(args.cfg_options or {})
-    if args.work_dir or cfg.get('work_dir') is None:
-        cfg.work_dir = args.work_dir or str(Path('work_dirs') / Path(args.config).stem)
+def test(args: argparse.Namespace) -> None:
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        raise SystemExit(f'error: --out {args.out} is to end in .pkl')
+    cfg = load_run_config(args)
+    check_work_dir(cfg.work_dir)
+    check_checkpoint(args.checkpoint)
     cfg.load_from = args.checkpoint
     if args.show_dir:
         cfg.default_hooks.visualization.update(
             draw=True, interval=1, test_out_dir=str(Path(args.show_dir).absolute())
         )
-    runner = Runner.from_cfg(cfg)
+    if is_first_process():
+        check_datasets(cfg, ('test',))
+    if args.tta:
+        add_test_time_augmentation(cfg)
+    start_processes(cfg)
+    runner = RUNNERS.build(cfg)
+    if args.form == 'training':
+        runner.register_hook(TrainingFormHook())
     if args.out:
         runner.test_evaluator.metrics.append(DumpResults(args.out))
     runner.test()
     print(f'Checkpoint: {args.checkpoint}\nLog: {runner.log_dir}')
     if args.show_dir:
         print(f'Pictures (ground truth | prediction): {args.show_dir}')
+
+
+def main() -> None:
+    args = parse_args()
+    with errors_in_one_sentence():
+        test(args)
 
 
 if __name__ == '__main__':

@@ -1,63 +1,87 @@
 """Train a model: ``python tools/train.py CONFIG``."""
 
 import argparse
-import os
-from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
-from mmengine.runner import Runner
+from mmengine.registry import RUNNERS
+from mmengine.runner import find_latest_checkpoint
 
 import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
-from castling_det.checkpoint import refuse_unsafe_checkpoints
+from castling_det.cli import (
+    add_config_arguments,
+    add_run_arguments,
+    errors_in_one_sentence,
+    load_run_config,
+)
+from castling_det.config_checks import check_checkpoint, check_input_size, check_work_dir
+from castling_det.datasets.checks import check_datasets
+from castling_det.distributed import is_first_process, start_processes
+from castling_det.dry_run import dry_run
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', help='logs and checkpoints; default work_dirs/CONFIG_NAME')
+    add_config_arguments(parser)
+    add_run_arguments(parser)
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
-        help='go on from a checkpoint; without a name from the last one of the work dir',
+        help='go on from a checkpoint; without a name from the last one of the work dir, if any',
     )
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='scale lr with the total batch size'
     )
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='override: key=value ...'
+        '--dry-run',
+        action='store_true',
+        help='two iterations and a validation batch; say the time and memory of the whole',
     )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    return parser.parse_args()
 
 
-def main() -> None:
-    args = parse_args()
-    refuse_unsafe_checkpoints()
-    cfg = Config.fromfile(args.config)
-    cfg.launcher = args.launcher
-    cfg.merge_from_dict(args.cfg_options or {})
-    if args.work_dir or cfg.get('work_dir') is None:
-        cfg.work_dir = args.work_dir or str(Path('work_dirs') / Path(args.config).stem)
+def train(args: argparse.Namespace) -> None:
+    cfg = load_run_config(args)
+    if args.resume and args.dry_run:
+        raise SystemExit('error: --dry-run starts from the beginning: leave --resume out')
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     if args.amp:
         if not torch.cuda.is_available():
-            raise SystemExit('--amp needs a GPU: mmengine scales the loss for float16 there only')
+            raise SystemExit(
+                'error: --amp needs a GPU: mmengine scales the loss for float16 there only'
+            )
         cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
     if args.auto_scale_lr:
         if 'auto_scale_lr' not in cfg:
-            raise SystemExit(f'--auto-scale-lr: {args.config} lacks auto_scale_lr.base_batch_size')
+            raise SystemExit(
+                f'error: --auto-scale-lr: {args.config} lacks auto_scale_lr.base_batch_size'
+            )
         cfg.auto_scale_lr.enable = True
-    runner = Runner.from_cfg(cfg)
+    check_work_dir(cfg.work_dir)
+    check_checkpoint(cfg.get('load_from'))
+    check_input_size(cfg)
+    if is_first_process():
+        check_datasets(cfg, ('train', 'val'))
+    start_processes(cfg)
+    if args.dry_run:
+        report = dry_run(cfg).report()
+        if is_first_process():
+            print(f'Dry run of {args.config}: no fault found\n{report}')
+        return
+    if args.resume == 'auto' and find_latest_checkpoint(cfg.work_dir) is None:
+        print(f'--resume: {cfg.work_dir} holds no checkpoint; training starts from the beginning')
+    runner = RUNNERS.build(cfg)
     runner.train()
     print(f'Checkpoints: {cfg.work_dir}\nLog: {runner.log_dir}')
+
+
+def main() -> None:
+    args = parse_args()
+    with errors_in_one_sentence():
+        train(args)
 
 
 if __name__ == '__main__':

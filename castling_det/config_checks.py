@@ -1,0 +1,174 @@
+"""What can be said against a config before anything is built."""
+
+import difflib
+import inspect
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.runner import FlexibleRunner, Runner
+from torch.utils.data import DataLoader
+
+DELETE = '_delete_'
+# What the Runner, or our tools, read from the config itself.
+READ_BY_TOOLS = {
+    'activation_checkpointing',
+    'efficient_conv_bn_eval',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'runner_type',
+    'sync_bn',
+    'tta_model',
+    'tta_pipeline',
+}
+
+
+def check_options(cfg: Config, options: dict) -> None:
+    """Refuse ``--cfg-options`` that would change nothing.
+
+    Every key of a dotted path must exist, an integer below a list. A new key may start below a dict
+    with a ``type``, whose building refuses what the type does not accept; below a data loader, the
+    randomness, or at the top, if it is one of their arguments; and everywhere if it is `_delete_`.
+    Variables of the config file are refused: they have been copied to where they are used.
+
+    Raises:
+        ValueError: For the first path that is none of these; it names the nearest existing ones.
+    """
+    runner_arguments = READ_BY_TOOLS | _arguments(Runner) | _arguments(FlexibleRunner)
+    arguments_of = {
+        (): runner_arguments,
+        ('randomness',): _arguments(Runner.set_randomness),
+        **{(f'{split}_dataloader',): _arguments(DataLoader) for split in ('train', 'val', 'test')},
+    }
+    for path in options:
+        keys = tuple(path.split('.'))
+        reason = _fault(cfg, keys, arguments_of)
+        if reason is None and keys[0] not in runner_arguments:
+            reason = f'{keys[0]} is a variable of the file, already copied to where it is used'
+            reason += _nearest(cfg, keys)
+        if reason is not None:
+            raise ValueError(f'--cfg-options {path}: {reason}')
+
+
+def check_input_size(cfg: Config) -> None:
+    """Refuse images that are too small for the detector's strides.
+
+    An image below the largest stride is smaller than one cell of the coarsest map. A batch whose
+    coarsest maps have one cell in all cannot train batch norm. Sizes are those that the config
+    fixes, by ``Resize`` or ``BatchSyncRandomResize``; strides those of an anchor generator.
+
+    Raises:
+        ValueError: Naming the key, the size and the stride.
+    """
+    strides = [stride for head in cfg.model.values() for stride in _strides(head)]
+    if not strides:
+        return
+    stride = max(strides)
+    for key, (height, width) in _input_sizes(cfg):
+        if min(height, width) < stride:
+            raise ValueError(
+                f'{key}: {width}x{height} px is too small for a map of stride {stride}: use sides '
+                f'of at least {stride} px'
+            )
+        batch_size = cfg.train_dataloader.get('batch_size', 1)
+        cells = -(-height // stride) * -(-width // stride)
+        if batch_size * cells == 1 and not key.startswith(('val_', 'test_')):
+            raise ValueError(
+                f'{key}: one image of {width}x{height} px a batch gives batch norm a single cell '
+                f'at stride {stride}: use train_dataloader.batch_size=2, or larger images'
+            )
+
+
+def check_work_dir(work_dir: str | Path) -> None:
+    """Refuse a work dir that cannot be made or written, without making it.
+
+    Raises:
+        ValueError: Naming the folder that stands in the way.
+    """
+    nearest = Path(work_dir).absolute()
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        fault = 'cannot be written' if nearest.is_dir() else 'is not a folder'
+        raise ValueError(f'work dir {work_dir}: {nearest} {fault}; give another as --work-dir')
+
+
+def check_checkpoint(filename: str | Path | None) -> None:
+    """Refuse a local checkpoint that is not there.
+
+    Raises:
+        FileNotFoundError: Naming it.
+    """
+    if filename is None or '://' in str(filename):
+        return
+    if not Path(filename).expanduser().is_file():
+        raise FileNotFoundError(f'checkpoint {filename} does not exist')
+
+
+def _fault(cfg: Config, keys: tuple[str, ...], arguments_of: dict) -> str | None:
+    node = cfg
+    for depth, key in enumerate(keys):
+        parent = '.'.join(keys[:depth]) or 'the config'
+        if isinstance(node, list):
+            if not key.isdigit() or int(key) >= len(node):
+                return f'{parent} is a list of {len(node)}, and {key} is no index of it'
+            node = node[int(key)]
+        elif not isinstance(node, dict | Config):
+            return f'{parent} is {node!r}, not a dict'
+        elif key in node:
+            node = node[key]
+        elif key == DELETE or 'type' in node or key in arguments_of.get(keys[:depth], ()):
+            return None
+        else:
+            return f'{parent} has no {key!r}{_nearest(cfg, keys)}'
+    return None
+
+
+def _nearest(cfg: Config, keys: tuple[str, ...]) -> str:
+    paths = list(_paths(cfg))
+    same_name = [path for path in paths if path.endswith(f'.{keys[-1]}')]
+    wanted = '.'.join(keys)
+    paths = [path for path in same_name if path != wanted] or paths
+    close = difflib.get_close_matches(wanted, paths, n=3, cutoff=0.4)
+    return f'; the nearest are {", ".join(close)}' if close else ''
+
+
+def _paths(node: Config | dict | list, prefix: str = '') -> Iterator[str]:
+    """Dotted paths to all that is below a node."""
+    below = enumerate(node) if isinstance(node, list) else node.items()
+    for key, value in below:
+        yield f'{prefix}{key}'
+        if isinstance(value, dict | list):
+            yield from _paths(value, f'{prefix}{key}.')
+
+
+def _arguments(function: type) -> set[str]:
+    return set(inspect.signature(function).parameters)
+
+
+def _strides(head: dict) -> Iterator[int]:
+    if isinstance(head, dict) and 'anchor_generator' in head:
+        for stride in head['anchor_generator'].get('strides', ()):
+            yield stride if isinstance(stride, int) else max(stride)
+
+
+def _input_sizes(cfg: Config) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Where the config fixes an input size, and the smallest height and width there."""
+    for split in ('train', 'val', 'test'):
+        key = f'{split}_dataloader.dataset'
+        dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset', {})
+        while 'dataset' in dataset:  # a wrapper around the data set
+            key, dataset = f'{key}.dataset', dataset['dataset']
+        for index, transform in enumerate(dataset.get('pipeline', ())):
+            if transform['type'].rpartition('.')[2] == 'Resize' and 'scale' in transform:
+                scale = transform['scale']
+                width, height = (scale, scale) if isinstance(scale, int) else scale
+                if transform.get('keep_ratio', False):
+                    width = height = max(width, height)
+                yield f'{key}.pipeline.{index}.scale', (height, width)
+    augments = (cfg.model.get('data_preprocessor') or {}).get('batch_augments') or ()
+    for index, augment in enumerate(augments):
+        if augment['type'] == 'BatchSyncRandomResize':
+            low = augment['random_size_range'][0]
+            yield f'model.data_preprocessor.batch_augments.{index}.random_size_range', (low, low)

@@ -1,0 +1,165 @@
+"""The start of a training, to see that it runs, and how long and large the whole would be."""
+
+import resource
+import sys
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import timedelta
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import RUNNERS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+ITERATIONS = 2
+
+
+@dataclass
+class DryRun:
+    """What a training would take.
+
+    Args:
+        device (str): 'cpu', or the name of the GPU.
+        num_processes (int): Processes that train together.
+        iterations (int): Training iterations in all.
+        step_seconds (float): Second step: forward, backward, optimizer, hooks.
+        load_seconds (float): Reading and augmenting one batch, in one process.
+        num_workers (int): Processes that read.
+        val_batches (int): Validation batches in all, over all validations.
+        val_seconds (float): One validation batch: reading, prediction, metric.
+        memory_bytes (int): Peak so far: allocated on the GPU, else of this process.
+    """
+
+    device: str
+    num_processes: int
+    iterations: int
+    step_seconds: float
+    load_seconds: float
+    num_workers: int
+    val_batches: int
+    val_seconds: float
+    memory_bytes: int
+
+    @property
+    def iteration_seconds(self) -> float:
+        """Workers read while the model computes, so that the slower of both counts."""
+        if self.num_workers == 0:
+            return self.load_seconds + self.step_seconds
+        return max(self.step_seconds, self.load_seconds / self.num_workers)
+
+    @property
+    def total_seconds(self) -> float:
+        return self.iterations * self.iteration_seconds + self.val_batches * self.val_seconds
+
+    def report(self) -> str:
+        """The same in a few lines."""
+
+        def clock(seconds: float) -> str:
+            return str(timedelta(seconds=round(seconds)))
+
+        training = self.iterations * self.iteration_seconds
+        validation = self.val_batches * self.val_seconds
+        where = 'allocated on the GPU' if self.device != 'cpu' else 'of this process, workers apart'
+        return '\n'.join(
+            [
+                f'device      {self.device}, processes: {self.num_processes}',
+                f'training    {self.iterations} iterations, {clock(training)}: a step takes '
+                f'{self.step_seconds:.3g} s, reading a batch {self.load_seconds:.3g} s, '
+                f'workers: {self.num_workers}',
+                f'validation  {self.val_batches} batches, {clock(validation)}: '
+                f'{self.val_seconds:.3g} s each',
+                f'whole       {clock(self.total_seconds)}, estimated from one iteration and one '
+                'validation batch',
+                f'memory      {self.memory_bytes / 2**30:.2f} GiB, peak {where}',
+            ]
+        )
+
+
+def dry_run(cfg: Config) -> DryRun:
+    """Run two training iterations and one validation batch as the real training would.
+
+    Logs go to a temporary folder that is removed; the work dir of the config is left alone.
+
+    Args:
+        cfg (Config): As for mmengine's Runner.
+    """
+    cfg = deepcopy(cfg)
+    if 'visualizer' in cfg:
+        cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]  # no remote service hears it
+    with TemporaryDirectory() as cfg.work_dir:
+        runner = RUNNERS.build(cfg)
+        load_seconds = _seconds_to_read(runner)
+        stopwatch = _Stopwatch()
+        runner.register_hook(stopwatch, priority='LOWEST')
+        with suppress(_Enough):
+            runner.train()
+        val_batches, val_seconds = _validate(runner)
+        return DryRun(
+            device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu',
+            num_processes=runner.world_size,
+            iterations=runner.max_iters,
+            step_seconds=stopwatch.seconds,
+            load_seconds=load_seconds,
+            num_workers=runner.train_dataloader.num_workers,
+            val_batches=val_batches,
+            val_seconds=val_seconds,
+            memory_bytes=_peak_memory(),
+        )
+
+
+class _Enough(Exception):
+    """Ends the training from within: the loops of mmengine stop at the end of an epoch only."""
+
+
+class _Stopwatch(Hook):
+    """Time the steps, and stop after the last one that is wanted."""
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        self.start = _now()
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
+        self.seconds = _now() - self.start
+        if runner.iter + 1 == ITERATIONS:
+            raise _Enough
+
+
+def _seconds_to_read(runner: Runner) -> float:
+    loader = runner.train_loop.dataloader
+    indices = next(iter(loader.batch_sampler))
+    start = perf_counter()
+    for index in indices:
+        loader.dataset[index]
+    return perf_counter() - start
+
+
+def _validate(runner: Runner) -> tuple[int, float]:
+    """Number of validation batches in the whole training, and the seconds of one."""
+    if runner.val_loop is None:
+        return 0, 0.0
+    runner.model.eval()
+    start = _now()
+    runner.val_loop.run_iter(0, next(iter(runner.val_dataloader)))
+    seconds = _now() - start
+    by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+    length = runner.max_epochs if by_epoch else runner.max_iters
+    return -(-length // runner.val_interval) * len(runner.val_dataloader), seconds
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == 'darwin' else peak * 1024
+
+
+def _now() -> float:
+    """The time at which all that was asked of the GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return perf_counter()

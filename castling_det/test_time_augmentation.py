@@ -1,0 +1,45 @@
+"""Test-time augmentation of a detector whose config says nothing about it."""
+
+from copy import deepcopy
+
+from mmengine.config import Config, ConfigDict
+
+META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+
+
+def add_test_time_augmentation(cfg: Config) -> None:
+    """Let the test predict every image as it is and mirrored, and merge the boxes by NMS.
+
+    A config's own ``tta_model`` and ``tta_pipeline`` come first. Without them the model is mmdet's
+    ``DetTTAModel`` with the NMS of the detector, and the last transform of the test pipeline is
+    preceded by the flips.
+
+    Args:
+        cfg (Config): Config of a detector, changed in place.
+
+    Raises:
+        ValueError: If the config has no ``tta_model`` and the detector no NMS to take.
+    """
+    tta_model = cfg.get('tta_model')
+    if tta_model is None:
+        test_cfg = cfg.model.get('test_cfg') or {}
+        if 'nms' not in test_cfg:
+            raise ValueError(
+                f'{cfg.filename}: --tta merges boxes by model.test_cfg.nms, which is not there; '
+                'write a tta_model as for mmdet'
+            )
+        merge = dict(nms=test_cfg['nms'], max_per_img=test_cfg['max_per_img'])
+        tta_model = dict(type='DetTTAModel', tta_cfg=merge)
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:  # a wrapper around the data set
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.get('tta_pipeline') or _with_flips(dataset.pipeline)
+    cfg.model = ConfigDict(**tta_model, module=cfg.model)
+
+
+def _with_flips(pipeline: list[dict]) -> list[dict]:
+    *transforms, pack = deepcopy(pipeline)
+    pack['meta_keys'] = (*pack.get('meta_keys', META_KEYS), 'flip', 'flip_direction')
+    # The sample that is merged into keeps the ground truth of the first view: the unflipped one.
+    flips = [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)]
+    return [*transforms, dict(type='TestTimeAug', transforms=[flips, [pack]])]

@@ -1,0 +1,105 @@
+"""Which exceptions become one sentence, and which keep their traceback."""
+
+import pytest
+from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS, DefaultScope
+from torch import nn
+from torch.optim import SGD
+
+from castling_det.cli import errors_in_one_sentence
+
+
+@MODELS.register_module()
+class FaultyModel(nn.Module):
+    """A model with the programming errors that a config must not be blamed for."""
+
+    def __init__(self, fault: str, width: int = 1) -> None:
+        super().__init__()
+        if fault == 'argument':
+            nn.Linear(width, 1, width=width)
+        if fault == 'key':
+            {}['nothing']
+        if fault == 'value':
+            nn.Linear(1, 1).load_state_dict(dict(), strict=int('x'))
+
+
+@MODELS.register_module()
+class PassesOn(FaultyModel):
+    def __init__(self, depth: int = 1, **kwargs) -> None:
+        super().__init__(**kwargs)
+
+
+def sentence(cfg: dict, registry=MODELS, default_args: dict | None = None) -> str:
+    with DefaultScope.overwrite_default_scope('mmdet'), pytest.raises(SystemExit) as left:  # noqa: SIM117
+        with errors_in_one_sentence():
+            registry.build(cfg, default_args=default_args)
+    assert '\n' not in left.value.code
+    return left.value.code
+
+
+def test_unknown_argument_is_named_beside_those_that_exist():
+    text = sentence(dict(type='CastlingLeViT', arch='nano', dept=3))
+    assert "CastlingLeViT takes no argument 'dept', only arch, attn, out_indices" in text
+    assert "in dict(type='CastlingLeViT', arch='nano', dept=3)" in text
+
+
+def test_unknown_argument_inside_of_a_type():
+    attn = dict(type='CastlingAttention', treshold=1)
+    text = sentence(dict(type='CastlingLeViT', arch='nano', attn=attn))
+    assert "CastlingAttention takes no argument 'treshold'" in text
+
+
+def test_unknown_argument_that_a_parent_refuses():
+    text = sentence(dict(type='PassesOn', fault='', wdth=1))
+    assert "PassesOn takes no argument 'wdth', only depth, fault, width" in text
+
+
+def test_missing_argument():
+    text = sentence(dict(type='LCPAN', in_channels=[1, 2, 3]))
+    assert "LCPAN missing 1 required positional argument: 'out_channels'" in text
+
+
+def test_long_dicts_are_cut():
+    text = sentence(dict(type='CastlingLeViT', arch='nano', dept='x' * 1000))
+    assert len(text) < 500
+
+
+def test_argument_of_a_scheduler_that_is_converted_to_iterations():
+    optimizer = SGD([nn.Parameter()], lr=1)
+    cfg = dict(type='CosineAnnealingLR', T_max=2, convert_to_iter_based=True, warmup=1)
+    text = sentence(cfg, PARAM_SCHEDULERS, dict(optimizer=optimizer, epoch_length=3))
+    assert "CosineAnnealingLR takes no argument 'warmup'" in text
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'registry', 'nearest'),
+    [
+        (dict(type='CastlingLevit'), MODELS, 'CastlingLeViT'),
+        (dict(type='SingleStageDetecto'), MODELS, 'SingleStageDetector'),
+        (dict(type='CastleHook'), HOOKS, 'CastlingHook'),
+    ],
+)
+def test_unknown_type_and_the_nearest_known(cfg, registry, nearest):
+    text = sentence(cfg, registry)
+    assert f'type {cfg["type"]!r} is not registered as one of the {registry.name}s' in text
+    assert nearest in text and 'custom_imports' in text
+
+
+def test_missing_type():
+    assert 'must contain the key "type"' in sentence(dict(arch='nano'))
+
+
+def test_wrong_value_refused_by_us():
+    assert "CastlingLeViT has no arch 'huge'" in sentence(dict(type='CastlingLeViT', arch='huge'))
+
+
+@pytest.mark.parametrize(
+    ('fault', 'error'), [('argument', TypeError), ('key', KeyError), ('value', ValueError)]
+)
+def test_programming_errors_keep_their_traceback(fault, error):
+    with pytest.raises(error), errors_in_one_sentence():
+        MODELS.build(dict(type='FaultyModel', fault=fault))
+
+
+def test_errors_outside_of_building_keep_their_traceback():
+    with pytest.raises(KeyError), errors_in_one_sentence():
+        {}['nothing']
