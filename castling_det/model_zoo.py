@@ -14,9 +14,9 @@ from mmengine.config import Config
 from mmengine.fileio import load
 
 from castling_det.complexity import Complexity, count_config
+from castling_det.tables import fill_tables
 
 _TASKS = dict(mmdet='detection', mmseg='segmentation', mmpretrain='classification')
-_TABLE = re.compile(r'(?<=<!-- table )(\S+)( -->\n)(.*?)(?=<!-- end -->)', re.DOTALL)
 _NAME = re.compile(
     r'(?P<algorithm>[^_]+)_(?P<backbone>[^_]+)_[^_]+_(?P<data>[^_]+)-(?P<height>\d+)x(?P<width>\d+)'
 )
@@ -130,22 +130,17 @@ def _status(metadata: dict, model: str) -> str:
 
 
 def _with_fresh_tables(readme: Path, text: str, leaves: list[Leaf]) -> str:
-    if text.count('<!-- table ') != len(_TABLE.findall(text)):
-        raise ValueError(f'{readme}: a table lacks its <!-- end -->')
+    below = [leaf for leaf in leaves if readme.parent in leaf.path.parents]
 
-    def fresh(found: re.Match) -> str:
-        name, rest_of_marker = found[1], found[2]
-        below = [leaf for leaf in leaves if readme.parent in leaf.path.parents]
+    def rows(name: str) -> list[list[str]]:
         if name == 'all':
-            rows = _overview(below, readme.parent)
-        else:
-            rows = _results([leaf for leaf in below if leaf.data == name])
-        if len(rows) == 1:
-            raise ValueError(f'{readme}: there is no config for the table {name!r}')
-        rows.insert(1, ['---'] * len(rows[0]))
-        return name + rest_of_marker + ''.join(f'| {" | ".join(row)} |\n' for row in rows)
+            return _overview(below, readme.parent)
+        return _results([leaf for leaf in below if leaf.data == name])
 
-    return _TABLE.sub(fresh, text)
+    try:
+        return fill_tables(text, rows)
+    except ValueError as error:
+        raise ValueError(f'{readme}: {error}') from error
 
 
 def _overview(leaves: list[Leaf], folder: Path) -> list[list[str]]:

@@ -140,7 +140,7 @@ def test_tool_writes_what_is_stale_and_checks_it(configs, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ('file', 'old', 'new', 'message'),
     [
-        ('family/README.md', 'other', 'cifar', "README.md: there is no config .* table 'cifar'"),
+        ('family/README.md', 'other', 'cifar', "README.md: there is nothing .* table 'cifar'"),
         ('README.md', '<!-- end -->', '', 'README.md: a table lacks its <!-- end -->'),
         ('family/metafile.yml', 'Seed: 7, ', '', 'metafile.yml: ours has Results, .* lack Seed '),
         ('family/metafile.yml', "'1234567'", '1234567', 'ours: put the Commit in quotes'),

@@ -1,0 +1,36 @@
+"""Fill the tables of a study's page and draw its picture: ``python tools/report_study.py PLAN``.
+
+The page is STUDY.md beside the plan's folder STUDY; the picture is STUDY/runs.png.
+"""
+
+import argparse
+from pathlib import Path
+
+from castling_det.cli import errors_in_one_sentence
+from castling_det.replacing import replacing
+from castling_det.study import Study
+from castling_det.study_report import picture, tables
+from castling_det.tables import fill_tables
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('plan', type=Path, help='plan.py of the study')
+    return parser.parse_args()
+
+
+def main() -> None:
+    folder = parse_args().plan.parent
+    page = folder.with_suffix('.md')
+    with errors_in_one_sentence():
+        study = Study(folder / 'plan.py')
+        text = fill_tables(page.read_text(), tables(study).__getitem__)
+    with replacing(page) as part:
+        part.write_text(text)
+    with replacing(folder / 'runs.png') as part:
+        picture(study).savefig(part, dpi=110)
+    print(f'wrote {page} and {folder / "runs.png"}')
+
+
+if __name__ == '__main__':
+    main()
