@@ -1,0 +1,55 @@
+"""What a data set's pipeline makes of its images and boxes. Needs mmdet."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+from mmdet.registry import DATASETS
+from mmdet.structures.bbox import get_box_tensor
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from numpy import ndarray
+
+from castling_det.pictures import LegibleVisualizer, draw
+
+
+def drawn_samples(cfg: Config, split: str, num: int) -> Iterator[tuple[str, ndarray]]:
+    """Draw the boxes on samples as they leave the pipeline, evenly spread over the data set.
+
+    Augmentations differ from call to call. What comes after the pipeline is not seen: normalisation
+    and ``batch_augments``, which are the data preprocessor's. A test pipeline keeps its boxes in
+    pixels of the image file; to fit on what the model sees they are loaded before the image is
+    resized here.
+
+    Args:
+        cfg (Config): With a ``{split}_dataloader``.
+        split (str): 'train', 'val' or 'test'.
+        num (int): At most so many.
+
+    Yields:
+        tuple[str, ndarray]: Place in the data set and stem of the image file, and the picture
+        ``(H, W, 3)``, uint8, BGR, small ones enlarged.
+
+    Raises:
+        ValueError: If the config has no such data loader, or if the data set is empty.
+    """
+    dataloader = cfg.get(f'{split}_dataloader')
+    if dataloader is None:
+        raise ValueError(f'the config has no {split}_dataloader: choose another --split')
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    dataset_cfg = deepcopy(dataloader.dataset)
+    if split != 'train' and 'pipeline' in dataset_cfg:
+        dataset_cfg.pipeline.sort(key=lambda transform: not transform.type.startswith('Load'))
+    dataset = DATASETS.build(dataset_cfg)
+    if not len(dataset):
+        raise ValueError(f'{split}_dataloader.dataset is empty: {dataset_cfg.get("ann_file")}')
+    visualizer = LegibleVisualizer()
+    visualizer.dataset_meta = dataset.metainfo
+    for index in np.linspace(0, len(dataset) - 1, min(num, len(dataset)), dtype=int).tolist():
+        sample = dataset[index]
+        image = sample['inputs'].permute(1, 2, 0).numpy().clip(0, 255).astype(np.uint8)
+        truth = sample['data_samples']
+        truth.gt_instances.bboxes = get_box_tensor(truth.gt_instances.bboxes)
+        name = f'{index:06d}_{Path(truth.img_path).stem}'
+        yield name, draw(visualizer, image, truth, truth=True)

@@ -1,0 +1,125 @@
+"""Where a demo's images come from: image files, or the frames of a video."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+from numpy import ndarray
+
+from castling_det.datasets.loading import LoadReadableImage
+
+IMAGE_SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp'}
+VIDEO_SUFFIXES = {'.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm'}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image.
+
+    Attributes:
+        file (Path): The image, or the video that it is of.
+        number (int, optional): Its place in the video, from 0; None for an image file.
+        image (ndarray): ``(H, W, 3)``, uint8, BGR.
+    """
+
+    file: Path
+    number: int | None
+    image: ndarray
+
+
+class ImageFiles:
+    """Image files, read one after the other; those that cannot be read are left out.
+
+    Args:
+        files (Sequence[Path]): Of one folder, in the order in which they come.
+
+    Attributes:
+        folder (Path): Where they are.
+        unreadable (list[Path]): What the last iteration left out so far.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = files
+        self.folder = files[0].parent
+        self.unreadable: list[Path] = []
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __iter__(self) -> Iterator[Frame]:
+        self.unreadable = []
+        load = LoadReadableImage()
+        for file in self.files:
+            try:
+                image = load(dict(img_path=str(file)))['img']
+            except ValueError:
+                self.unreadable.append(file)
+            else:
+                yield Frame(file, None, image)
+
+
+class VideoFile:
+    """The frames of a video.
+
+    Its length is what the file says, which may differ from what can be decoded.
+
+    Args:
+        file (Path): Any video that OpenCV can decode.
+
+    Attributes:
+        folder (Path): Where it is.
+        frame_rate (float): Frames per second.
+
+    Raises:
+        ValueError: If no frame can be read, or if the file does not say its frame rate.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.folder = file.parent
+        capture = cv2.VideoCapture(str(file))
+        is_read, _ = capture.read()
+        self.frame_rate = capture.get(cv2.CAP_PROP_FPS)
+        self._length = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        capture.release()
+        if not is_read:
+            raise ValueError(f'{file} is damaged or not a video that OpenCV can decode')
+        if not self.frame_rate > 0:
+            raise ValueError(f'{file} does not say its frame rate: convert it to a constant one')
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Frame]:
+        capture = cv2.VideoCapture(str(self.file))
+        try:
+            number = 0
+            is_read, image = capture.read()
+            while is_read:
+                yield Frame(self.file, number, image)
+                number += 1
+                is_read, image = capture.read()
+        finally:
+            capture.release()
+
+
+def open_frames(source: Path) -> ImageFiles | VideoFile:
+    """What a path stands for: an image, the images of a folder (not of those in it), a video.
+
+    Raises:
+        FileNotFoundError: If there is nothing, or a folder without images.
+        ValueError: If a video cannot be read.
+    """
+    if source.is_dir():
+        files = sorted(file for file in source.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not files:
+            raise FileNotFoundError(
+                f'folder {source} holds no image ({", ".join(sorted(IMAGE_SUFFIXES))})'
+            )
+        return ImageFiles(files)
+    if not source.is_file():
+        raise FileNotFoundError(f'{source} does not exist: give an image, a folder or a video')
+    if source.suffix.lower() in VIDEO_SUFFIXES:
+        return VideoFile(source)
+    return ImageFiles([source])

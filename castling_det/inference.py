@@ -1,0 +1,107 @@
+"""Predictions for images that no data set knows. Needs mmdet."""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from mmcv.transforms import Compose
+from mmdet.apis import inference_detector
+from mmdet.registry import DATASETS, MODELS
+from mmdet.structures import DetDataSample
+from mmdet.utils import get_test_pipeline_cfg
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import init_default_scope
+from mmengine.runner import load_state_dict
+from numpy import ndarray
+
+from castling_det.checkpoint import check_fit, read_checkpoint
+from castling_det.frames import Frame
+
+
+class Predictor(Protocol):
+    """What finds boxes in an image, whatever computes it.
+
+    Attributes:
+        dataset_meta (dict): ``classes``, their names in the order of the labels, and ``palette``.
+    """
+
+    dataset_meta: dict[str, Any]
+
+    def __call__(self, image: ndarray) -> DetDataSample:
+        """Detect.
+
+        Args:
+            image (ndarray): ``(H, W, 3)``, uint8, BGR.
+
+        Returns:
+            DetDataSample: ``pred_instances`` on the CPU, boxes (x1, y1, x2, y2) in pixels of
+            ``image``.
+        """
+
+
+class Detector(Predictor):
+    """A trained detector as a function from an image to its boxes.
+
+    mmdet's ``init_detector`` gives a checkpoint without class names those of COCO; here they come
+    from the config's test data then.
+
+    Args:
+        cfg (Config): Whole config of the detector, with the test pipeline.
+        checkpoint (str | Path): Local file: of a Runner, or a bare state dict.
+        device (str): As torch names it. Defaults to 'cpu'.
+
+    Raises:
+        FileNotFoundError: If the checkpoint does not exist.
+        ValueError: If it is of another model, or if there is no such device.
+    """
+
+    def __init__(self, cfg: Config, checkpoint: str | Path, device: str = 'cpu') -> None:
+        if device.startswith('cuda') and not torch.cuda.is_available():
+            raise ValueError(f'device {device}: torch finds no GPU here; take --device cpu')
+        content = read_checkpoint(checkpoint)
+        weights = content.get('state_dict', content)
+        init_default_scope(cfg.get('default_scope', 'mmdet'))
+        self.model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        _, misfit = check_fit(weights, self.model, checkpoint)
+        if misfit:
+            raise ValueError(misfit)
+        load_state_dict(
+            self.model, {key.removeprefix('module.'): value for key, value in weights.items()}
+        )
+        dataset = dict(deepcopy(cfg.test_dataloader.dataset), lazy_init=True)
+        trained_on = content.get('meta', {}).get('dataset_meta', {})
+        self.dataset_meta = DATASETS.build(dataset).metainfo | trained_on
+        self.model.cfg = cfg
+        self.model.to(device)
+        self.model.eval()
+        pipeline = get_test_pipeline_cfg(cfg)
+        pipeline[0] = dict(type='mmdet.LoadImageFromNDArray')
+        self.pipeline = Compose(pipeline)
+
+    def __call__(self, image: ndarray) -> DetDataSample:
+        return inference_detector(self.model, image, self.pipeline).cpu()
+
+
+def records(frame: Frame, sample: DetDataSample, classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Predictions as json can hold them, one dict a box.
+
+    Returns:
+        list[dict]: ``file`` (and ``frame``, from 0, of a video), ``bbox_xyxy`` in pixels, ``score``
+        and ``label``, the name of the class.
+    """
+    place = dict(file=frame.file.name)
+    if frame.number is not None:
+        place['frame'] = frame.number
+    instances = sample.pred_instances
+    boxes, scores, labels = (instances[key].tolist() for key in ('bboxes', 'scores', 'labels'))
+    return [
+        dict(
+            place,
+            bbox_xyxy=[round(side, 2) for side in box],
+            score=round(score, 4),
+            label=classes[label],
+        )
+        for box, score, label in zip(boxes, scores, labels, strict=True)
+    ]

@@ -1,0 +1,116 @@
+"""Samples as they leave a pipeline, with their boxes."""
+
+import json
+import runpy
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+
+import castling_det  # noqa: F401  mmdet can be imported from here on, compiled or not
+from castling_det.datasets.browsing import drawn_samples
+
+TOOL = Path(__file__).parents[2] / 'tools' / 'browse_dataset.py'
+COLOUR = (250, 40, 40)  # RGB
+BOX = (300, 100, 200, 240)  # x, y, width, height on images of 480 x 640
+
+
+def pipeline(*, annotations_last: bool) -> list[dict]:
+    steps = [
+        dict(type='LoadAnnotations', with_bbox=True),
+        dict(type='Resize', scale=(400, 480), keep_ratio=False),
+    ]
+    return [
+        dict(type='LoadImageFromFile'),
+        *(steps[::-1] if annotations_last else steps),
+        dict(type='PackDetInputs'),
+    ]
+
+
+@pytest.fixture
+def cfg(tmp_path: Path) -> Config:
+    """Five black images with one box each; all share the place of the box."""
+    names = [f'{number}.png' for number in range(5)]
+    for name in names:
+        cv2.imwrite(str(tmp_path / name), np.zeros((480, 640, 3), np.uint8))
+    content = dict(
+        images=[
+            dict(id=number, file_name=name, height=480, width=640)
+            for number, name in enumerate(names)
+        ],
+        annotations=[
+            dict(
+                id=number, image_id=number, category_id=1, bbox=BOX, area=BOX[2] * BOX[3], iscrowd=0
+            )
+            for number in range(5)
+        ],
+        categories=[dict(id=1, name='cat')],
+    )
+    (tmp_path / 'all.json').write_text(json.dumps(content))
+    dataset = dict(
+        type='CocoDataset',
+        data_root=str(tmp_path),
+        ann_file='all.json',
+        data_prefix=dict(img=''),
+        metainfo=dict(classes=('cat',), palette=[COLOUR]),
+    )
+    return Config(
+        dict(
+            default_scope='mmdet',
+            train_dataloader=dict(dataset=dict(dataset, pipeline=pipeline(annotations_last=False))),
+            val_dataloader=dict(
+                dataset=dict(dataset, test_mode=True, pipeline=pipeline(annotations_last=True))
+            ),
+        )
+    )
+
+
+def red_box(picture: np.ndarray) -> list[int]:
+    """Outline of what is drawn in the class's colour: x1, y1, x2, y2."""
+    blue, green, red = picture.astype(int).transpose(2, 0, 1)
+    ys, xs = np.nonzero((red > 120) & (green < 60) & (blue < 60))
+    return [xs.min(), ys.min(), xs.max(), ys.max()]
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_boxes_fit_on_the_resized_image(cfg, split):
+    pictures = dict(drawn_samples(cfg, split, num=3))
+    assert list(pictures) == ['000000_0', '000002_2', '000004_4']
+    picture = pictures['000002_2']
+    assert picture.shape == (480, 400, 3)
+    wanted = [300 * 400 / 640, 100, 500 * 400 / 640, 340]
+    assert np.allclose(red_box(picture), wanted, atol=3)
+
+
+def test_colours_beyond_the_range_are_clipped(cfg):
+    """A float image of brightness 300 is white; cast to uint8 as it is, it would be dark."""
+    white = dict(type='PhotoMetricDistortion', brightness_delta=0, contrast_range=(3, 3))
+    white.update(saturation_range=(1, 1), hue_delta=0)
+    cfg.train_dataloader.dataset.pipeline.insert(3, white)
+    path = str(Path(cfg.train_dataloader.dataset.data_root, '0.png'))
+    cv2.imwrite(path, np.full((480, 640, 3), 100, np.uint8))
+    np.random.seed(0)
+    pictures = (next(drawn_samples(cfg, 'train', num=1))[1] for _ in range(5))
+    corners = {int(picture[-5, 5, 0]) for picture in pictures}
+    assert corners == {100, 255}
+
+
+def test_no_more_than_there_are(cfg):
+    assert len(list(drawn_samples(cfg, 'train', num=20))) == 5
+
+
+def test_missing_split_is_named(cfg):
+    with pytest.raises(ValueError, match='no test_dataloader'):
+        next(drawn_samples(cfg, 'test', num=1))
+
+
+def test_tool_writes_the_pictures(cfg, tmp_path, monkeypatch, capsys):
+    cfg.dump(tmp_path / 'config.py')
+    out = tmp_path / 'out'
+    words = [str(tmp_path / 'config.py'), '--out-dir', str(out), '--split', 'val', '--num', '2']
+    monkeypatch.setattr('sys.argv', ['browse_dataset.py', *words])
+    runpy.run_path(str(TOOL), run_name='__main__')
+    assert f'samples of val drawn: 2; see {out}' in capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == ['000000_0.png', '000004_4.png']

@@ -1,0 +1,105 @@
+"""What the pages of docs/ say of configs, tools and logs is so."""
+
+import json
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
+from castling_det.cli import load_config
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / 'docs'
+COCO = sorted(ROOT.glob('configs/castling_picodet/*_coco-*.py'))
+
+
+def blocks(page: str) -> list[str]:
+    """Indented blocks of a page, dedented."""
+    text = (DOCS / f'{page}.md').read_text()
+    found = re.findall(r'(?:^    .*\n|^\n(?=    ))+', text, re.MULTILINE)
+    return [textwrap.dedent(block).strip() for block in found]
+
+
+def options(command: str) -> dict[str, str]:
+    """What a command of a page sets by ``--cfg-options``."""
+    words = command.replace('\\\n', ' ').replace("'", '').partition('--cfg-options')[2].split()
+    return dict(word.split('=', 1) for word in words)
+
+
+@pytest.fixture
+def my_config(tmp_path) -> Path:
+    """The page's ten lines, and what it says on the length of a training."""
+    base, epochs = (block for block in blocks('custom-data') if 'bbox_head' in block)
+    path = tmp_path / 'my_config.py'
+    path.write_text(f'{base}\n{epochs}\n')
+    return path
+
+
+def test_config_of_custom_data_builds(my_config):
+    cfg = load_config(my_config)
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    assert model.bbox_head.num_classes == 2
+    assert cfg.train_dataloader.dataset.ann_file == 'train.json'
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        assert loader.dataset.metainfo.to_dict() == {'classes': ('cat', 'dog')}
+    assert cfg.test_evaluator.ann_file == cfg.val_evaluator.ann_file == '/data/pets/val.json'
+    assert cfg.train_cfg.type == 'EpochBasedTrainLoop'
+    assert cfg.param_scheduler[-1].T_max == cfg.train_cfg.max_epochs == 120
+    assert cfg.model.train_cfg.initial_epoch * 3 == cfg.train_cfg.max_epochs
+
+
+def test_command_of_custom_data_sets_every_size(my_config):
+    (command,) = (block for block in blocks('custom-data') if 'random_size_range' in block)
+    cfg = load_config(my_config, {key: key for key in options(command)})
+    assert cfg.model.data_preprocessor.batch_augments[0].random_size_range.startswith('model.')
+    for split in ('train', 'val', 'test'):
+        pipeline = cfg[f'{split}_dataloader'].dataset.pipeline
+        (resize,) = (step for step in pipeline if step.type == 'Resize')
+        assert resize.scale.startswith(f'{split}_dataloader')
+
+
+def test_larger_model_of_custom_data_is_coherent():
+    text = (DOCS / 'custom-data.md').read_text()
+    arch, channels = re.search(r"arch='(\d+)'\), neck=dict\(in_channels=\[(.*?)\]", text).groups()
+    (leaf,) = ROOT.glob(f'configs/castling_picodet/castling-picodet_levit-{arch}_*_coco-416*.py')
+    assert Config.fromfile(leaf).model.neck.in_channels == json.loads(f'[{channels}]')
+
+
+@pytest.mark.parametrize('leaf', COCO, ids=lambda path: path.stem)
+def test_tree_of_coco_is_where_the_configs_look(leaf, monkeypatch):
+    (tree,) = (block for block in blocks('coco') if '└──' in block)
+    names = set(re.findall(r'[\w.]+', tree))
+    monkeypatch.setenv('CASTLING_DET_DATA', '/datasets')
+    cfg = Config.fromfile(leaf)
+    for split, name in (('train', 'train2017'), ('val', 'val2017'), ('test', 'val2017')):
+        dataset = cfg[f'{split}_dataloader'].dataset
+        assert dataset.data_root == '/datasets/coco/'
+        assert dataset.ann_file == f'annotations/instances_{name}.json'
+        assert dataset.data_prefix.img == f'{name}/'
+        assert {name, f'instances_{name}.json'} <= names
+
+
+def test_command_of_coco_moves_every_path(monkeypatch):
+    (command,) = (block for block in blocks('coco') if '--cfg-options' in block)
+    monkeypatch.delenv('CASTLING_DET_DATA', raising=False)
+    assert 'data/coco' in Config.fromfile(COCO[0]).dump()
+    cfg = load_config(COCO[0], options(command))
+    cfg.data_root = None  # the variable itself
+    assert 'data/coco/' not in cfg.dump()
+
+
+def test_every_field_of_a_log_is_explained():
+    """The fields of a training with CastlingHook, GapHook, classwise metrics and a GPU."""
+    fields = ('lr', 'base_lr', 'time', 'data_time', 'memory', 'loss', 'loss_cls', 'loss_bbox')
+    metrics = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
+    wanted = {*fields, 'loss_dfl', 'nonzeros', 'ramp', 'nonzeros/LAYER', 'gap/METRIC', 'eta'}
+    wanted |= {*(f'coco/bbox_{metric}' for metric in metrics), 'coco/CLASS_precision'}
+    rows = re.findall(r'^\| (`.*?) \|', (DOCS / 'log-fields.md').read_text(), re.MULTILINE)
+    explained = set(re.findall(r'`(.*?)`', ' '.join(rows)))
+    assert wanted <= explained

@@ -1,0 +1,133 @@
+"""What is drawn, and the files it is written to."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+
+from castling_det.frames import open_frames
+from castling_det.pictures import LegibleVisualizer, draw, draw_predictions
+
+GREY = 90
+RED, BLUE = (220, 60, 60), (70, 90, 220)  # as metainfo has them: RGB
+
+
+class Oracle:
+    """Predicts a good box and a poor one, whatever the image."""
+
+    dataset_meta = dict(classes=('cell', 'gap'), palette=[RED, BLUE])
+
+    def __call__(self, image: np.ndarray) -> DetDataSample:
+        return sample([[8, 8, 30, 28], [0, 0, 10, 10]], [0.9, 0.2])
+
+
+def sample(boxes: list[list[float]], scores: list[float]) -> DetDataSample:
+    instances = InstanceData(
+        bboxes=torch.tensor(boxes, dtype=torch.float32),
+        scores=torch.tensor(scores),
+        labels=torch.arange(len(scores)) % 2,
+    )
+    return DetDataSample(pred_instances=instances)
+
+
+def blank(height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), GREY, np.uint8)
+
+
+@pytest.fixture
+def visualizer() -> LegibleVisualizer:
+    visualizer = LegibleVisualizer(least_size=1)
+    visualizer.dataset_meta = Oracle.dataset_meta
+    return visualizer
+
+
+def test_boxes_at_and_over_the_border_leave_the_image_where_it_is(visualizer):
+    picture = draw(
+        visualizer, blank(64, 200), sample([[-5, -5, 90, 30], [150, 40, 210, 70]], [1, 1])
+    )
+    assert picture.shape == (64, 200, 3)
+    assert (picture[40:, :100] == GREY).all() and (picture[:30, 120:] == GREY).all()
+
+
+def test_line_is_drawn_where_the_box_is_in_its_colour(visualizer):
+    picture = draw(visualizer, blank(100, 100), sample([[20, 30, 80, 90]], [1]))
+    blue, green, red = picture[60, 80].astype(int)
+    assert red > green + 60 and red > blue + 60
+    assert (picture[60, 70] == GREY).all() and (picture[60, 90] == GREY).all()
+
+
+def test_small_image_is_drawn_larger_by_a_whole_number(visualizer):
+    visualizer.least_size = 100
+    predicted = sample([[10, 20, 30, 35]], [1])
+    picture = draw(visualizer, blank(40, 40), predicted)
+    assert picture.shape == (120, 120, 3)
+    column = np.abs(picture[95].astype(int) - GREY).sum(axis=1)
+    assert set(np.flatnonzero(column > 100)) <= {*range(28, 33), *range(88, 93)}
+    assert column[30] > 100 and column[90] > 100
+    assert predicted.pred_instances.bboxes.tolist() == [[10, 20, 30, 35]]
+
+
+def test_image_without_boxes_comes_back_as_it_is(visualizer):
+    noise = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    empty = DetDataSample(
+        pred_instances=InstanceData(
+            bboxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0, dtype=torch.long)
+        )
+    )
+    assert (draw(visualizer, noise, empty) == noise).all()
+
+
+def test_pictures_and_json_of_a_folder(tmp_path):
+    source, out = tmp_path / 'in', tmp_path / 'out'
+    source.mkdir()
+    for name in ('a.png', 'b.bmp'):
+        cv2.imwrite(str(source / name), blank(400, 500))
+    (source / 'c.jpg').write_text('')
+    assert draw_predictions(open_frames(source), Oracle(), out, score_thr=0.3) == (2, 2)
+    assert sorted(file.name for file in out.iterdir()) == ['a.png', 'b.bmp.png', 'predictions.json']
+    picture = cv2.imread(str(out / 'b.bmp.png'))
+    assert picture.shape == (400, 500, 3) and (picture != GREY).any()
+    box = dict(bbox_xyxy=[8, 8, 30, 28], score=0.9, label='cell')
+    found = json.loads((out / 'predictions.json').read_text())
+    assert found == [dict(file='a.png', **box), dict(file='b.bmp', **box)]
+
+
+def test_video_stays_a_video(tmp_path):
+    codec = cv2.VideoWriter_fourcc(*'MJPG')
+    video = cv2.VideoWriter(str(tmp_path / 'a.avi'), codec, 5, (512, 320))
+    for _ in range(3):
+        video.write(blank(320, 512))
+    video.release()
+    out = tmp_path / 'out'
+    seen = []
+
+    def track(frames):
+        for frame in frames:
+            yield frame
+            seen.append(frame.number)
+
+    counts = draw_predictions(open_frames(tmp_path / 'a.avi'), Oracle(), out, 0.1, track)
+    assert counts == (3, 6) and seen == [0, 1, 2]
+    drawn = open_frames(out / 'a.mp4')
+    assert (len(drawn), drawn.frame_rate) == (3, 5)
+    assert next(iter(drawn)).image.shape == (320, 512, 3)
+    found = json.loads((out / 'predictions.json').read_text())
+    assert [record['frame'] for record in found] == [0, 0, 1, 1, 2, 2]
+
+
+def test_input_is_not_overwritten(tmp_path):
+    cv2.imwrite(str(tmp_path / 'a.png'), blank(30, 40))
+    for source in (tmp_path, tmp_path / 'a.png'):
+        with pytest.raises(ValueError, match='holds the input'):
+            draw_predictions(open_frames(source), Oracle(), Path(tmp_path, '.'), score_thr=0.3)
+
+
+def test_nothing_readable_is_an_error(tmp_path):
+    (tmp_path / 'a.jpg').write_text('not an image')
+    with pytest.raises(ValueError, match='none of the 1 files'):
+        draw_predictions(open_frames(tmp_path), Oracle(), tmp_path / 'out', score_thr=0.3)
