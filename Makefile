@@ -8,11 +8,11 @@ SUPPORTED = import sys; \
 	sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else \
 	'castling_det needs Python 3.11, 3.12 or 3.13; $(PYTHON) is %d.%d.' % sys.version_info[:2])
 
-DEMO = castling-picodet_levit-nano_1xb16-15e_shapes-160x160
+DEMO = castling-picodet_levit-nano_1xb16-16e_shapes-64x512
 DEMO_CONFIG = configs/castling_picodet/$(DEMO).py
 DEMO_DIR = work_dirs/$(DEMO)
 
-.PHONY: install install-dev demo lint test
+.PHONY: install install-dev demo lint test tables
 
 install: .venv/.installed
 install-dev: .venv/.installed-dev
@@ -36,7 +36,11 @@ install-dev: .venv/.installed-dev
 demo: install
 	.venv/bin/python tools/make_shapes.py data/shapes
 	.venv/bin/python tools/train.py $(DEMO_CONFIG)
-	.venv/bin/python tools/test.py $(DEMO_CONFIG) $(DEMO_DIR)/epoch_15.pth --show-dir $(DEMO_DIR)/pictures
+	.venv/bin/python tools/test.py $(DEMO_CONFIG) $(DEMO_DIR)/epoch_16.pth --show-dir $(DEMO_DIR)/pictures
+
+# What a new or measured config changes in the configs' READMEs.
+tables: install-dev
+	.venv/bin/python tools/update_tables.py
 
 lint: install-dev
 	.venv/bin/python -m ruff check

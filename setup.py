@@ -61,7 +61,8 @@ setup(
             '.mim/configs/**/*.py',
             '.mim/configs/**/*.yml',
             '.mim/configs/**/*.md',
-            '.mim/tools/*.py', '.mim/tools/*.sh',
+            '.mim/tools/*.py',
+            '.mim/tools/*.sh',
         ]
     },
 )

@@ -1,5 +1,10 @@
 custom_imports = dict(
-    imports=['castling_det', 'castling_det.picodet', 'castling_det.datasets.loading'],
+    imports=[
+        'castling_det',
+        'castling_det.picodet',
+        'castling_det.datasets.loading',
+        'castling_det.pictures',
+    ],
     allow_failed_imports=False,
 )
 default_scope = 'mmdet'
@@ -33,7 +38,7 @@ env_cfg = dict(
     dist_cfg=dict(backend='nccl'),
 )
 visualizer = dict(
-    type='DetLocalVisualizer', name='visualizer', vis_backends=[dict(type='LocalVisBackend')]
+    type='LegibleVisualizer', name='visualizer', vis_backends=[dict(type='LocalVisBackend')]
 )
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 randomness = dict(seed=0)

@@ -3,7 +3,7 @@
 Attention: Castling-ViT (arXiv 2211.10526); detector: PicoDet as of 2022.03. The paper's own COCO
 configs are unpublished; optimiser, neck width and schedule are ours. Status: not run.
 
-    torchrun --nproc_per_node 8 tools/train.py configs/castling_picodet/castling-picodet_levit-128s_8xb32-300e_coco-416x416.py --launcher pytorch
+    tools/dist_train.sh configs/castling_picodet/castling-picodet_levit-128s_8xb32-300e_coco-416x416.py 8
 """
 
 _base_ = [

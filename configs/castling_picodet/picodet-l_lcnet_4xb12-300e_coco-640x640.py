@@ -4,7 +4,7 @@ PicoDet as of 2022.03, `picodet_l_640_coco_lcnet.yml`, which stops at epoch 200 
 cosine (`--cfg-options train_cfg.max_epochs=200`) and starts from an ImageNet backbone; ours is
 random unless `model.backbone.init_cfg` names a checkpoint. Published: 42.6 mAP (quoted). Status: not run.
 
-    torchrun --nproc_per_node 4 tools/train.py configs/castling_picodet/picodet-l_lcnet_4xb12-300e_coco-640x640.py --launcher pytorch
+    tools/dist_train.sh configs/castling_picodet/picodet-l_lcnet_4xb12-300e_coco-640x640.py 4
 """
 
 _base_ = [

@@ -4,7 +4,7 @@ PicoDet as of 2022.03, `picodet_m_416_coco_lcnet.yml`, which stops at epoch 250 
 cosine (`--cfg-options train_cfg.max_epochs=250`) and starts from an ImageNet backbone; ours is
 random unless `model.backbone.init_cfg` names a checkpoint. Published: 37.5 mAP (quoted). Status: not run.
 
-    torchrun --nproc_per_node 4 tools/train.py configs/castling_picodet/picodet-m_lcnet_4xb48-300e_coco-416x416.py --launcher pytorch
+    tools/dist_train.sh configs/castling_picodet/picodet-m_lcnet_4xb48-300e_coco-416x416.py 4
 """
 
 _base_ = [

@@ -3,7 +3,7 @@
 PicoDet as of 2022.03, `picodet_s_416_coco_lcnet.yml`, whose backbone starts from ImageNet; ours is
 random unless `model.backbone.init_cfg` names a checkpoint. Published: 32.5 mAP (quoted). Status: not run.
 
-    torchrun --nproc_per_node 4 tools/train.py configs/castling_picodet/picodet-s_lcnet_4xb48-300e_coco-416x416.py --launcher pytorch
+    tools/dist_train.sh configs/castling_picodet/picodet-s_lcnet_4xb48-300e_coco-416x416.py 4
 """
 
 _base_ = [

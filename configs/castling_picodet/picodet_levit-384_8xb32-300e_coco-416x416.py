@@ -2,7 +2,7 @@
 
 LeViT itself with the same recipe; its logit biases are learnt on the grid of this input size. Status: not run.
 
-    torchrun --nproc_per_node 8 tools/train.py configs/castling_picodet/picodet_levit-384_8xb32-300e_coco-416x416.py --launcher pytorch
+    tools/dist_train.sh configs/castling_picodet/picodet_levit-384_8xb32-300e_coco-416x416.py 8
 """
 
 _base_ = './castling-picodet_levit-384_8xb32-300e_coco-416x416.py'

@@ -7,6 +7,4 @@ LeViT itself with the same recipe; its logit biases are learnt on the grid of th
 
 _base_ = './castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
 
-model = dict(
-    backbone=dict(attn=dict(_delete_=True, type='SoftmaxAttention'), bias_grid=(4, 32))
-)
+model = dict(backbone=dict(attn=dict(_delete_=True, type='SoftmaxAttention'), bias_grid=(4, 32)))

@@ -4,7 +4,7 @@ Its backbone starts from ImageNet; here it is random unless `model.backbone.init
 checkpoint. Batch norm becomes synchronised by itself where there are several processes.
 Published: 41.0 mAP (quoted from mmyolo's README). Status: not run.
 
-    torchrun --nproc_per_node 8 tools/train.py configs/peers/rtmdet-tiny_cspnext_8xb32-300e_coco-640x640.py --launcher pytorch
+    tools/dist_train.sh configs/peers/rtmdet-tiny_cspnext_8xb32-300e_coco-640x640.py 8
 """
 
 _base_ = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'

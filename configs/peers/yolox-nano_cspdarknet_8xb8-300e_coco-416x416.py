@@ -2,7 +2,7 @@
 
 Published: 25.8 mAP (quoted from the authors' README). Status: not run.
 
-    torchrun --nproc_per_node 8 tools/train.py configs/peers/yolox-nano_cspdarknet_8xb8-300e_coco-416x416.py --launcher pytorch
+    tools/dist_train.sh configs/peers/yolox-nano_cspdarknet_8xb8-300e_coco-416x416.py 8
 """
 
 _base_ = 'mmdet::yolox/yolox_nano_8xb8-300e_coco.py'

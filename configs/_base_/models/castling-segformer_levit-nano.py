@@ -1,0 +1,30 @@
+"""SegFormer's head on Castling-LeViT-nano, without a pyramid: maps of stride 8, 16, 32 and 64.
+
+A fast segmentor whose output has stride 8. 150 classes, crops of 128 px.
+"""
+
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(
+        type='SegDataPreProcessor',
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        size=(128, 128),
+        test_cfg=dict(size_divisor=64),
+    ),
+    backbone=dict(type='CastlingLeViT', arch='nano', attn=dict(type='CastlingAttention')),
+    decode_head=dict(
+        type='SegformerHead',
+        in_channels=[32, 64, 128, 192],
+        in_index=[0, 1, 2, 3],
+        channels=64,
+        dropout_ratio=0.1,
+        num_classes=150,
+        norm_cfg=dict(type='BN'),
+        align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss'),
+    ),
+    train_cfg=dict(),
+    test_cfg=dict(mode='whole'),
+)

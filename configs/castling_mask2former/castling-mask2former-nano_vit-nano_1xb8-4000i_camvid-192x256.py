@@ -1,0 +1,23 @@
+"""Mask2Former-nano with Castling-ViT-nano from random weights on CamVid at 256x192 px.
+
+python tools/train.py configs/castling_mask2former/castling-mask2former-nano_vit-nano_1xb8-4000i_camvid-192x256.py
+
+The attention is the published form; lr and iterations are a start for studies, not tuned. Status: not run.
+"""
+
+_base_ = [
+    '../_base_/models/castling-mask2former-nano_vit-nano.py',
+    '../_base_/datasets/camvid_192x256.py',
+    '../_base_/schedules/small_4000i.py',
+    '../_base_/runtime_seg.py',
+]
+
+num_classes = 11
+model = dict(
+    data_preprocessor=dict(size=(192, 256)),
+    backbone=dict(pos_grid=(12, 16)),
+    decode_head=dict(
+        num_classes=num_classes,
+        loss_cls=dict(class_weight=[1.0] * num_classes + [0.1]),
+    ),
+)

@@ -1,0 +1,21 @@
+"""The demo: a nano segmentor learns procedural scenes within minutes on two CPU cores.
+
+python tools/make_shapes.py data/shapes
+python tools/train.py configs/castling_mask2former/castling-segformer_levit-nano_1xb16-2000i_shapes-seg-64x512.py
+
+Attention as in the demo of detection, and for its reason: `constant='mean'`, divided by the number of keys.
+Status: not run.
+"""
+
+_base_ = [
+    '../_base_/models/castling-segformer_levit-nano.py',
+    '../_base_/datasets/shapes-seg_64x512.py',
+    '../_base_/schedules/small_2000i.py',
+    '../_base_/runtime_seg.py',
+]
+
+model = dict(
+    data_preprocessor=dict(size=(64, 512)),
+    backbone=dict(attn=dict(type='CastlingAttention', constant='mean', divide_by_keys=True)),
+    decode_head=dict(num_classes=7),
+)
