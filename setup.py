@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent
 DEPENDENCIES = [
     'torch>=2.6',  # the first whose weights_only loader takes named replacements
     'numpy>=2.0',
+    'matplotlib>=3.8',
     'onedl-mmengine>=0.10.12',
     'onedl-mmcv>=2.3.6',
     'onedl-mmdetection>=3.5.1',

@@ -1,6 +1,5 @@
 """Pictures of vanishing masks: nonzeros over a training, and masks over an image."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
@@ -20,6 +19,7 @@ from castling_det.complexity import input_shape
 from castling_det.hooks.castling_hook import castling_attentions
 from castling_det.models.attention import CastlingAttention
 from castling_det.models.value_conv import Grid
+from castling_det.train_log import read_log
 
 _PREFIX = 'nonzeros/'
 
@@ -33,13 +33,11 @@ def read_nonzeros(work_dir: str | Path) -> dict[int, dict[str, float]]:
     Raises:
         FileNotFoundError: If no run in ``work_dir`` logged any.
     """
-    logged = {}
-    for file in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
-        for line in file.read_text().splitlines():
-            scalars = json.loads(line)
-            shares = {k.removeprefix(_PREFIX): v for k, v in scalars.items() if _PREFIX in k}
-            if shares:
-                logged[scalars['step']] = {'ramp': scalars['ramp']} | shares
+    logged: dict[int, dict[str, float]] = {}
+    for field, (iterations, values) in read_log(Path(work_dir)).items():
+        if field == 'ramp' or field.startswith(_PREFIX):
+            for iteration, value in zip(iterations.tolist(), values.tolist(), strict=True):
+                logged.setdefault(iteration, {})[field.removeprefix(_PREFIX)] = value
     if not logged:
         raise FileNotFoundError(
             f'{work_dir} has no */vis_data/scalars.json with {_PREFIX}...: '

@@ -117,8 +117,13 @@ def test_tool_writes_both_pictures(work_dir, tmp_path, monkeypatch, capsys):
 
 
 def test_what_is_missing_is_named(work_dir):
-    with pytest.raises(FileNotFoundError, match=r'no \*/vis_data/scalars.json with nonzeros'):
+    with pytest.raises(FileNotFoundError, match='neither a json log nor a work dir'):
         read_nonzeros(work_dir / '20260101_000000')
+    twin = work_dir / 'twin' / '20260101_000000' / 'vis_data'
+    twin.mkdir(parents=True)
+    (twin / 'scalars.json').write_text(json.dumps(dict(loss=1.0, iter=1, step=1)) + '\n')
+    with pytest.raises(FileNotFoundError, match=r'no \*/vis_data/scalars.json with nonzeros'):
+        read_nonzeros(work_dir / 'twin')
     (work_dir / 'other.py').write_text('')
     with pytest.raises(ValueError, match='several configs, leave one: castling-.*, other.py'):
         load_run(work_dir)
