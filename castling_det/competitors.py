@@ -1,0 +1,240 @@
+"""What a latency benchmark compares: the forms of a config's model, and ONNX files.
+
+Softmax attention is measured at its best: ``F.scaled_dot_product_attention`` with the logit biases
+as ``attn_mask``, which are kept between forwards.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from castling_det.castle import castle
+from castling_det.latency import FORMS, Call, Competitor, Setting, Shape
+from castling_det.models.attention import CastlingAttention, MaskedSoftmax
+from castling_det.models.castling_levit import LogitBias
+
+PRECISIONS = dict(fp32=torch.float32, fp16=torch.float16, bf16=torch.bfloat16)
+CALIBRATION_SHAPE = (128, 128)
+SOFTMAX = (
+    'softmax attention is F.scaled_dot_product_attention with the logit biases as attn_mask, kept '
+    'between forwards; q and k are padded with zeros to the width of v, without which the fused '
+    'kernel of the CPU refuses them'
+)
+# Inputs (name, sizes with text for what is dynamic, dtype), and the function of them.
+Opened = tuple[list[tuple[str, list, type]], Callable[[Mapping[str, np.ndarray]], Any]]
+
+
+def torch_competitors(
+    cfg: Config, forms: Sequence[str], modes: Sequence[str], setting: Setting
+) -> list[Competitor]:
+    """The forms of a config's model, with random weights and without folding batch norms.
+
+    Args:
+        cfg (Config): Config with ``model`` and ``default_scope``; it is not changed.
+        forms (Sequence[str]): Keys of ``FORMS``. The training form computes aux at the ramp 0. A
+            model without :class:`CastlingAttention` has the inference form alone, whatever is
+            asked for.
+        modes (Sequence[str]): Of 'eager' and 'compile'.
+        setting (Setting): Where and how.
+
+    Raises:
+        ValueError: If NMS is to be compiled: the number of boxes changes from image to image.
+    """
+    if setting.with_nms and 'compile' in modes:
+        raise ValueError('NMS is not compiled: measure it in the mode eager alone')
+    competitors = []
+    for form, model in _forms(cfg, forms).items():
+        model.to(setting.device, PRECISIONS[setting.precision])
+        for mode in modes:
+            prepare = partial(_prepare, model, form, mode, setting)
+            name = Path(cfg.filename).stem
+            # eval() makes logit biases forget what they keep.
+            competitors.append(
+                Competitor(name, FORMS[form], mode, setting.precision, prepare, model.eval)
+            )
+    return competitors
+
+
+def _forms(cfg: Config, forms: Sequence[str]) -> dict[str, nn.Module]:
+    def build(model: dict) -> nn.Module:
+        torch.manual_seed(0)
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+            built = revert_sync_batchnorm(MODELS.build(model))
+        _calibrate(built)
+        return built
+
+    plain = build(cfg.model)
+    if not any(isinstance(module, CastlingAttention) for module in plain.modules()):
+        return dict(inference=plain)
+    built = {}
+    for form in forms:
+        if form == 'twin':
+            twin = deepcopy(cfg.model)
+            twin.backbone.attn = dict(type='SoftmaxAttention')
+            built[form] = build(twin)
+        else:
+            built[form] = castle(build(cfg.model)) if form == 'inference' else build(cfg.model)
+    return built
+
+
+@torch.no_grad()
+def _calibrate(model: nn.Module) -> None:
+    """Let activations keep their size through random weights.
+
+    They would vanish layer by layer, and CPUs are slow where numbers become denormal.
+    """
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            nn.init.ones_(module.weight)
+            module.momentum = 1.0
+    model.train()
+    model(torch.randn(2, 3, *CALIBRATION_SHAPE))
+
+
+def _prepare(model: nn.Module, form: str, mode: str, setting: Setting, shape: Shape) -> Call:
+    model.eval()
+    if form == 'training':
+        for module in model.modules():
+            if isinstance(module, MaskedSoftmax):
+                module.train()
+    image = torch.randn(setting.batch, 3, *shape).to(setting.device, PRECISIONS[setting.precision])
+    if mode == 'compile':
+        return partial(torch.compile(_with_fixed_biases(model, image), dynamic=False), image)
+    if setting.with_nms:
+        return partial(model, image, _samples(setting.batch, shape), mode='predict')
+    return partial(model, image)
+
+
+class _Fixed(nn.Module):
+    """Logit biases of one grid."""
+
+    def __init__(self, biases: Tensor) -> None:
+        super().__init__()
+        self.register_buffer('biases', biases)
+
+    def forward(self, kv_hw: Shape) -> Tensor:
+        return self.biases
+
+
+def _with_fixed_biases(model: nn.Module, image: Tensor) -> nn.Module:
+    """A copy for one image size, in which logit biases are constants.
+
+    A compiled forward keeps none, and would compute them each time.
+    """
+    model, fixed, hooks = deepcopy(model), {}, []
+    for module in model.modules():
+        if isinstance(module, LogitBias):
+            hooks.append(
+                module.register_forward_hook(
+                    lambda module, args, out: fixed.update({module: _Fixed(out)})
+                )
+            )
+    if hooks:
+        model(image)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if child in fixed:
+                setattr(parent, name, fixed[child])
+    return model
+
+
+def _samples(batch: int, shape: Shape) -> list:
+    from mmdet.structures import DetDataSample  # only detectors need it
+
+    metainfo = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), shape)
+    return [DetDataSample(metainfo=dict(metainfo, scale_factor=(1.0, 1.0))) for _ in range(batch)]
+
+
+def onnx_competitor(path: Path, mode: str, setting: Setting) -> Competitor:
+    """An ONNX file with one input ``(B, 3, H, W)``, and all that it computes.
+
+    Args:
+        path (Path): Local file.
+        mode (str): 'onnxruntime' or 'openvino'; the one named has to be installed.
+        setting (Setting): OpenVINO runs on the CPU alone, and computes in its precision.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the runtime is not installed or lacks the device, or if the file has another
+            input than one image.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f'ONNX file {path} does not exist')
+    open_file = _open_onnxruntime if mode == 'onnxruntime' else _open_openvino
+    inputs, run = open_file(path, setting)
+    if len(inputs) != 1 or len(inputs[0][1]) != 4:
+        described = ', '.join(f'{name} {sizes}' for name, sizes, _ in inputs)
+        raise ValueError(
+            f'{path} takes {described}: only one image (B, 3, H, W) can be given to it'
+        )
+    name, sizes, dtype = inputs[0]
+
+    def prepare(shape: Shape) -> Call:
+        wanted = (setting.batch, 3, *shape)
+        if any(isinstance(a, int) and a != b for a, b in zip(sizes, wanted, strict=True)):
+            raise ValueError(
+                f'{path} takes {name} {sizes}, not {wanted}: export it with dynamic sizes, or '
+                'choose --shape and --batch as the file has them'
+            )
+        image = np.random.default_rng(0).uniform(0, 255, wanted).astype(dtype)
+        return partial(run, {name: image})
+
+    return Competitor(path.stem, 'as exported', mode, 'as exported', prepare, lambda: None)
+
+
+def _open_onnxruntime(path: Path, setting: Setting) -> Opened:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ValueError(
+            "the mode onnxruntime needs onnxruntime: pip install 'castling_det[export]'"
+        ) from error
+    kind = torch.device(setting.device).type
+    provider = f'{kind.upper()}ExecutionProvider'
+    if provider not in onnxruntime.get_available_providers():
+        raise ValueError(f'this onnxruntime has no {provider}, which device {kind} needs')
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = setting.threads
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+    dtypes = {
+        'tensor(float)': np.float32,
+        'tensor(float16)': np.float16,
+        'tensor(uint8)': np.uint8,
+    }
+    inputs = [(each.name, each.shape, dtypes[each.type]) for each in session.get_inputs()]
+    return inputs, partial(session.run, None)
+
+
+def _open_openvino(path: Path, setting: Setting) -> Opened:
+    try:
+        import openvino
+    except ImportError as error:
+        raise ValueError('the mode openvino needs openvino: pip install openvino') from error
+    if torch.device(setting.device).type != 'cpu':
+        raise ValueError('the mode openvino runs on the CPU: leave --device out')
+    options = dict(
+        INFERENCE_NUM_THREADS=setting.threads,
+        INFERENCE_PRECISION_HINT=dict(fp32='f32', fp16='f16', bf16='bf16')[setting.precision],
+        PERFORMANCE_HINT='LATENCY',
+    )
+    model = openvino.Core().compile_model(str(path), 'CPU', options)
+    inputs = [
+        (
+            port.any_name,
+            [each.get_length() if each.is_static else str(each) for each in port.partial_shape],
+            port.element_type.to_dtype().type,
+        )
+        for port in model.inputs
+    ]
+    return inputs, model.create_infer_request().infer
