@@ -156,20 +156,28 @@ class PicoHead(TOODHead):
         outs = [level(x) for level, x in zip(self.levels, feats, strict=True)]
         return [scores for scores, _ in outs], [logits for _, logits in outs]
 
-    def decode(self, logits: Tensor, centers: Tensor, strides: Tensor | int) -> Tensor:
+    def decode(
+        self,
+        logits: Tensor,
+        centers: Tensor,
+        strides: Tensor | int,
+        max_shape: tuple[int, int] | None = None,
+    ) -> Tensor:
         """Turn distributions into boxes, in float32 under autocast too.
 
         Args:
             logits (Tensor): (..., N, 4 * (reg_max + 1)).
             centers (Tensor): (N, 2), x and y in px.
             strides (Tensor | int): (N, 1), or one for all, in px.
+            max_shape (tuple[int, int], optional): Height and width of the image in px, to which
+                boxes are clipped.
 
         Returns:
             Tensor: Boxes (..., N, 4) as x1, y1, x2, y2 in px.
         """
         bins = torch.arange(self.reg_max + 1, dtype=torch.float32, device=logits.device)
         probs = logits.float().unflatten(-1, (4, self.reg_max + 1)).softmax(dim=-1)
-        return distance2bbox(centers, (probs * bins).sum(dim=-1) * strides)
+        return distance2bbox(centers, (probs * bins).sum(dim=-1) * strides, max_shape)
 
     def loss_by_feat(
         self,
@@ -261,13 +269,14 @@ class PicoHead(TOODHead):
         rescale: bool = False,
         with_nms: bool = True,
     ) -> InstanceData:
-        """Hand TOOD the boxes that it expects, (4, H, W) in strides, instead of distributions."""
+        """Hand TOOD the boxes that it expects, (4, H, W) in strides, clipped to the image."""
         boxes = []
         for logits, priors, (stride, _) in zip(
             bbox_pred_list, mlvl_priors, self.prior_generator.strides, strict=True
         ):
             centers = self.anchor_center(priors)
-            level = self.decode(logits.flatten(1).T, centers, stride) / stride
+            level = self.decode(logits.flatten(1).T, centers, stride, img_meta['img_shape'])
+            level = level / stride
             boxes.append(level.T.unflatten(1, logits.shape[-2:]))
         return super()._predict_by_feat_single(
             cls_score_list,

@@ -401,3 +401,19 @@ def test_overfits_one_image_and_predicts_its_boxes(hub):
     torch.testing.assert_close(
         rescaled.bboxes, found.bboxes / found.bboxes.new_tensor([2.0, 0.5, 2.0, 0.5])
     )
+
+
+def test_predictions_end_at_the_border_of_the_image():
+    head = build_head().eval()
+    with torch.no_grad():
+        for level in head.levels:
+            level.cls.bias.fill_(3.0)
+            level.reg.weight.normal_(std=1.0)
+            level.reg.bias.normal_(std=2.0)
+        maps = [torch.randn(1, head.in_channels, -(-40 // s), -(-72 // s)) for s in (8, 16, 32, 64)]
+        meta = [dict(img_shape=(37, 70), pad_shape=(40, 72), scale_factor=(1.0, 1.0))]
+        (result,) = head.predict_by_feat(*head(maps), batch_img_metas=meta, rescale=False)
+    boxes = result.bboxes
+    assert len(boxes) > 10
+    assert boxes.min() == 0
+    assert boxes[:, 0::2].max() == 70 and boxes[:, 1::2].max() == 37
