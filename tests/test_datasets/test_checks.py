@@ -328,6 +328,18 @@ def test_data_sets_inside_of_wrappers_are_checked(folder):
     assert f'{inner}.2.ann_file' in only_error(reports[1])
 
 
+def test_number_of_classes_of_a_head(folder):
+    head = dict(type='PicoHead', num_classes=80)
+    roi_head = dict(bbox_head=dict(num_classes=2), mask_head=dict(num_classes=3))
+    model = dict(bbox_head=head, rpn_head=dict(num_classes=1), roi_head=roi_head)
+    errors = report_datasets(config(dataset(folder), model=model))[0].errors
+    assert [str(error) for error in errors] == [
+        f'model.{key}.num_classes is {number}, but train_dataloader.dataset has 2 classes, '
+        "('cat', 'dog'): set num_classes, or metainfo.classes, to match"
+        for key, number in (('bbox_head', 80), ('roi_head.mask_head', 3))
+    ]
+
+
 def test_splits_are_those_asked_for_and_equal_ones_are_read_once(folder):
     cfg = config(
         dict(dataset(folder), ann_file='no.json'),
@@ -372,8 +384,10 @@ def test_slips_of_a_config(folder, changes, words):
 )
 def test_what_is_not_checked_is_said(elsewhere):
     (report,) = check_datasets(config(elsewhere))
-    only = 'is not checked: only a CocoDataset on a local disk is'
-    assert report.warnings == [f'a {elsewhere["type"]} {only}']
+    kinds = 'CocoDataset or BaseSegDataset or ADE20KDataset'
+    assert report.warnings == [
+        f'a {elsewhere["type"]} is not checked: only a {kinds} on a local disk is'
+    ]
 
 
 def load(name: str) -> Config:
