@@ -1,4 +1,4 @@
-"""Every config parses and builds; one nano of each attention trains and predicts."""
+"""Every detector's config parses and builds; one nano of each attention trains and predicts."""
 
 import argparse
 import re
@@ -19,8 +19,8 @@ from castling_det.model_zoo import stale_readmes
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs'
-LEAVES = sorted(CONFIGS.glob('[!_]*/*.py'))
 FOLDER = CONFIGS / 'castling_picodet'
+LEAVES = sorted([*FOLDER.glob('*.py'), *CONFIGS.glob('peers/*.py')])
 NANO = [path for path in LEAVES if 'levit-nano' in path.stem]
 
 

@@ -78,7 +78,7 @@ def test_wheel_holds_package_configs_and_tools(wheel):
         'castling_det/.mim/model-index.yml',
         *shipped('castling_det', '', ('.py',)),
         *shipped('configs', 'castling_det/.mim/', ('.py', '.yml', '.md')),
-        *shipped('tools', 'castling_det/.mim/', ('.py',)),
+        *shipped('tools', 'castling_det/.mim/', ('.py', '.sh')),
     }
 
 

@@ -11,26 +11,28 @@ from mmengine.registry import DATASETS, DefaultScope
 
 from castling_det.datasets.coco_checks import check_coco
 from castling_det.datasets.report import DatasetReport
+from castling_det.datasets.seg_checks import check_segmentation
 
 SPLITS = ('train', 'val', 'test')
 
 
 def check_datasets(
-    cfg: Config, splits: Sequence[str] = SPLITS, decode: bool = False
+    cfg: Config, splits: Sequence[str] = SPLITS, decode: Sequence[str] = ()
 ) -> list[DatasetReport]:
     """Refuse data that would stop a run later on, and log what the run has to live with.
 
     Args:
         cfg (Config): Config with ``{split}_dataloader``; a split without one is left out.
         splits (Sequence[str]): Some of 'train', 'val' and 'test'.
-        decode (bool): Whether to decode every image too, which takes minutes for large sets.
+        decode (Sequence[str]): Those of them whose every image is decoded too: TIMING.
 
     Returns:
         list[DatasetReport]: As of :func:`report_datasets`, all without errors.
 
     Raises:
         FileNotFoundError: If annotations or images are missing.
-        ValueError: If something else is wrong; one sentence with file, key and remedy.
+        ValueError: If something else is wrong, or if no split has a data set; one sentence with
+            file, key and remedy.
     """
     reports = report_datasets(cfg, splits, decode)
     errors = [error for report in reports for error in report.errors]
@@ -44,22 +46,29 @@ def check_datasets(
 
 
 def report_datasets(
-    cfg: Config, splits: Sequence[str] = SPLITS, decode: bool = False
+    cfg: Config, splits: Sequence[str] = SPLITS, decode: Sequence[str] = ()
 ) -> list[DatasetReport]:
     """Check each data set of a config, those inside of wrappers too; the same one only once.
 
     Arguments are those of :func:`check_datasets`.
+
+    Raises:
+        ValueError: If no split has a data set.
     """
-    checked: list[tuple[ConfigDict, DatasetReport]] = []
+    if not any((cfg.get(f'{split}_dataloader') or {}).get('dataset') for split in splits):
+        loaders = ' or '.join(f'{split}_dataloader.dataset' for split in splits)
+        raise ValueError(f'config {cfg.filename} has no {loaders}: there is nothing to check')
+    checked: list[tuple[ConfigDict, bool, DatasetReport]] = []
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or ConfigDict()
         for key, dataset in _unwrap(loader.get('dataset'), f'{split}_dataloader.dataset'):
-            same = [report for other, report in checked if other == dataset]
+            decoded = split in decode
+            same = [report for *other, report in checked if other == [dataset, decoded]]
             if same:
                 same[0].keys.append(key)
             else:
-                checked.append((dataset, _report(dataset, key, cfg.get('default_scope'), decode)))
-    reports = [report for _, report in checked]
+                checked.append((dataset, decoded, _report(cfg, dataset, key, decoded)))
+    reports = [report for *_, report in checked]
     for split in splits:
         _check_evaluators(cfg, split, reports)
     return reports
@@ -78,16 +87,33 @@ def _unwrap(dataset: ConfigDict | None, key: str) -> Iterator[tuple[str, ConfigD
         yield key, dataset
 
 
-def _report(dataset: ConfigDict, key: str, scope: str | None, decode: bool) -> DatasetReport:
+def _report(cfg: Config, dataset: ConfigDict, key: str, decode: bool) -> DatasetReport:
     name = dataset.type if isinstance(dataset.type, str) else dataset.type.__name__
     check = CHECKS.get(name.rpartition('.')[2])
     if check is None or dataset.get('backend_args'):
         warning = f'a {name} is not checked: only a {" or ".join(CHECKS)} on a local disk is'
         return DatasetReport(str(dataset.get('ann_file', name)), [key], warnings=[warning])
-    with DefaultScope.overwrite_default_scope(scope):
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         built = DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})  # reads no file yet
     loads = [step.color_type for step in dataset.get('pipeline', []) if 'color_type' in step]
-    return check(built, key, decode, *loads[:1])
+    report = check(built, key, decode, *loads[:1])
+    if not report.errors:
+        report.errors += _class_count_errors(cfg.get('model', {}), key, built.metainfo['classes'])
+    return report
+
+
+def _class_count_errors(
+    part: dict, dataset_key: str, classes: Sequence[str], key: str = 'model'
+) -> Iterator[ValueError]:
+    """Every head, but the one of region proposals, has as many classes as the data."""
+    if key.endswith('head') and part.get('num_classes', len(classes)) != len(classes):
+        yield ValueError(
+            f'{key}.num_classes is {part["num_classes"]}, but {dataset_key} has {len(classes)} '
+            f'classes, {tuple(classes)}: set num_classes, or metainfo.classes, to match'
+        )
+    for name, child in part.items():
+        if isinstance(child, dict) and name != 'rpn_head':
+            yield from _class_count_errors(child, dataset_key, classes, f'{key}.{name}')
 
 
 def _check_coco(
@@ -114,7 +140,10 @@ def _check_coco(
     )
 
 
-CHECKS: dict[str, Callable[..., DatasetReport]] = {'CocoDataset': _check_coco}
+CHECKS: dict[str, Callable[..., DatasetReport]] = {
+    'CocoDataset': _check_coco,
+    **dict.fromkeys(('BaseSegDataset', 'ADE20KDataset'), check_segmentation),
+}
 
 
 def _check_evaluators(cfg: Config, split: str, reports: list[DatasetReport]) -> None:

@@ -1,12 +1,4 @@
-custom_imports = dict(
-    imports=[
-        'castling_det',
-        'castling_det.picodet',
-        'castling_det.datasets.loading',
-        'castling_det.pictures',
-    ],
-    allow_failed_imports=False,
-)
+custom_imports = dict(imports=['castling_det', 'castling_det.picodet'], allow_failed_imports=False)
 default_scope = 'mmdet'
 
 default_hooks = dict(

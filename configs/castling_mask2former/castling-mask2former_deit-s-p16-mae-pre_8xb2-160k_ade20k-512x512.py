@@ -21,4 +21,5 @@ model = dict(
     ),
     neck=dict(embed_dim=384),
     decode_head=dict(in_channels=[384, 384, 384, 384]),
+    test_cfg=dict(crop_size=(512, 512), stride=(341, 341)),
 )

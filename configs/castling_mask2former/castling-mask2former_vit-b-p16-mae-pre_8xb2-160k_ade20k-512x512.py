@@ -17,4 +17,5 @@ model = dict(
     backbone=dict(
         init_cfg=dict(type='Pretrained', checkpoint='checkpoints/mae_pretrain_vit_base.pth')
     ),
+    test_cfg=dict(crop_size=(512, 512), stride=(341, 341)),
 )

@@ -78,5 +78,5 @@ model = dict(
         ),
     ),
     train_cfg=dict(),
-    test_cfg=dict(mode='whole'),
+    test_cfg=dict(mode='whole', crop_size=(640, 640), stride=(426, 426)),  # sizes of mode='slide'
 )

@@ -1,4 +1,4 @@
-"""4,000 iterations of a small data set on one CPU or GPU, 8 images each, from random weights."""
+"""4,000 iterations of a small data set on one CPU or GPU, 4 images each, from random weights."""
 
 max_iters = 4000
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=1000)
@@ -26,4 +26,4 @@ optim_wrapper = dict(
     ),
     clip_grad=dict(max_norm=0.01, norm_type=2),
 )
-auto_scale_lr = dict(base_batch_size=8)
+auto_scale_lr = dict(base_batch_size=4)

@@ -1,6 +1,6 @@
 """Mask2Former-nano with Castling-ViT-nano from random weights on CamVid at 256x192 px.
 
-python tools/train.py configs/castling_mask2former/castling-mask2former-nano_vit-nano_1xb8-4000i_camvid-192x256.py
+python tools/train.py configs/castling_mask2former/castling-mask2former-nano_vit-nano_1xb4-4000i_camvid-192x256.py
 
 The attention is the published form; lr and iterations are a start for studies, not tuned. Status: not run.
 """

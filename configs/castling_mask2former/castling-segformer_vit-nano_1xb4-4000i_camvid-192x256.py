@@ -1,6 +1,6 @@
 """SegFormer's head with Castling-ViT-nano from random weights on CamVid at 256x192 px.
 
-python tools/train.py configs/castling_mask2former/castling-segformer_vit-nano_1xb8-4000i_camvid-192x256.py
+python tools/train.py configs/castling_mask2former/castling-segformer_vit-nano_1xb4-4000i_camvid-192x256.py
 
 The light head for the study of Mask2Former-nano; lr and iterations are a start, not tuned. Status: not run.
 """

@@ -1,6 +1,6 @@
 """Mask2Former-nano with Castling-ViT-nano from random weights on 133 classes of COCO.
 
-python tools/train.py configs/castling_mask2former/castling-mask2former-nano_vit-nano_1xb8-4000i_coco133-256x256.py
+python tools/train.py configs/castling_mask2former/castling-mask2former-nano_vit-nano_1xb4-4000i_coco133-256x256.py
 
 Many classes, things and stuff, in little data: the wiring of ADE20K, no benchmark. Status: not run.
 """

@@ -1,0 +1,30 @@
+"""mmseg's Mask2Former head, for sliding windows and for maps alone."""
+
+import torch
+from mmengine.registry import MODELS
+from mmseg.models.decode_heads import Mask2FormerHead
+from torch import Tensor
+
+
+@MODELS.register_module()
+class SlidingMask2FormerHead(Mask2FormerHead):
+    """``Mask2FormerHead`` of mmseg with two methods that differ.
+
+    ``predict``: mmseg tells its heads the size of a sliding window by ``img_shape``, as a
+    ``torch.Size``; the parent takes the padded size of the whole image then and fails. ``forward``:
+    the samples, which the parent asks for and ignores, may be left out, so that a segmentor runs
+    with ``mode='tensor'``. The arguments are the parent's.
+    """
+
+    def forward(
+        self, x: tuple[Tensor, ...], batch_data_samples: list | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Class logits ``(B, Q, K + 1)`` and mask logits ``(B, Q, H / 4, W / 4)`` of each layer."""
+        return super().forward(x, batch_data_samples)
+
+    def predict(self, x: tuple[Tensor, ...], batch_img_metas: list[dict], test_cfg: dict) -> Tensor:
+        """Class scores ``(B, K, H, W)`` of the window, or of the padded image."""
+        if isinstance(batch_img_metas[0]['img_shape'], torch.Size):
+            window = batch_img_metas[0]['img_shape']
+            batch_img_metas = [dict(meta, pad_shape=window) for meta in batch_img_metas]
+        return super().predict(x, batch_img_metas, test_cfg)

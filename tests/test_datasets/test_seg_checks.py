@@ -1,0 +1,211 @@
+"""Bad images and label maps are named in one sentence, and good ones of any kind pass."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from PIL import Image
+
+from castling_det.datasets.checks import check_datasets, report_datasets
+from castling_det.datasets.seg_checks import check_crop_size
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / 'configs' / 'castling_mask2former'
+CLASSES = ('cat', 'dog', 'sheep')
+
+
+def write_labels(folder: Path, name: str, numbers, mode: str = 'L') -> None:
+    image = Image.fromarray(np.asarray(numbers, np.uint8))
+    if mode == 'P':
+        image.putpalette([10, 20, 30, 200, 100, 50, 1, 2, 3])
+    elif mode != 'L':
+        image = image.convert(mode)
+    image.save(folder / 'labels' / f'{name}.png')
+
+
+def numbers(low: int = 0, high: int = 3, shape=(24, 40)) -> np.ndarray:
+    """A label map that holds every number from ``low`` up to, and without, ``high``."""
+    return np.arange(np.prod(shape)).reshape(shape) % (high - low) + low
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two images of 40x24 with grey label maps of the numbers 0, 1, 2."""
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'labels').mkdir()
+    for name in 'ab':
+        Image.new('RGB', (40, 24), (90, 80, 70)).save(tmp_path / 'images' / f'{name}.jpg')
+        write_labels(tmp_path, name, numbers())
+    return tmp_path
+
+
+def config(folder: Path, **changes) -> Config:
+    dataset = dict(
+        type='BaseSegDataset',
+        data_root=str(folder),
+        data_prefix=dict(img_path='images', seg_map_path='labels'),
+        metainfo=dict(classes=CLASSES),
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')],
+    )
+    return Config(dict(default_scope='mmseg', train_dataloader=dict(dataset=dataset | changes)))
+
+
+def report(folder: Path, decode: bool = True, **changes):
+    (found,) = report_datasets(config(folder, **changes), ['train'], decode)
+    return found
+
+
+def only_error(folder: Path, **changes) -> str:
+    (error,) = report(folder, **changes).errors
+    assert '\n' not in str(error)
+    return str(error)
+
+
+@pytest.mark.parametrize('mode', ['L', 'P'])
+def test_grey_and_palette_label_maps_are_valid(folder, mode):
+    for name in 'ab':
+        write_labels(folder, name, numbers(), mode)
+    found = report(folder)
+    assert (found.errors, found.warnings) == ([], [])
+    assert (found.images, found.checked) == (2, 2)
+    assert found.pixels == {0: 640, 1: 640, 2: 640}
+    assert 'cat 33.3%, dog 33.3%, sheep 33.3%' in str(found)
+
+
+def test_the_number_that_is_ignored_is_no_class(folder):
+    write_labels(folder, 'a', np.where(numbers() == 1, 255, numbers()))
+    found = report(folder)
+    assert found.errors == []
+    assert 'ignored 16.7%' in str(found)
+
+
+def test_another_size_than_the_image(folder):
+    write_labels(folder, 'b', numbers(shape=(20, 40)))
+    message = only_error(folder)
+    assert '1 of the 2 read label maps have another size than their image' in message
+    assert 'b.png is 40x20, its image 40x24' in message
+
+
+def test_a_number_that_is_no_class(folder):
+    write_labels(folder, 'a', np.where(numbers() == 1, 7, numbers()))
+    message = only_error(folder)
+    assert 'hold 7, which are no class: 3 classes are 0 to 2' in message
+    assert '255 is ignored' in message and 'metainfo.classes' in message
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'I;16'])
+def test_a_label_map_that_is_not_one_byte_a_pixel(folder, mode):
+    write_labels(folder, 'b', numbers(), mode)
+    message = only_error(folder)
+    assert 'no 8-bit grey or palette images' in message and f'b.png is {mode}' in message
+
+
+def test_missing_pairs_are_counted(folder):
+    for number in range(7):
+        Image.new('RGB', (40, 24)).save(folder / 'images' / f'extra{number}.jpg')
+    write_labels(folder, 'alone', numbers())
+    found = report(folder)
+    (error,) = found.errors
+    assert isinstance(error, FileNotFoundError)
+    assert f'7 of 9 label maps are missing in {folder}/labels' in str(error)
+    names = ', '.join(f'extra{number}.png' for number in range(5))
+    assert f'({names}, ...)' in str(error)
+    assert 'train_dataloader.dataset.data_prefix.seg_map_path' in str(error)
+    (warning,) = found.warnings
+    assert '1 label maps have no image' in warning and 'alone.png' in warning
+    assert found.checked == 2
+
+
+def test_folders_and_endings(folder):
+    assert 'does not exist' in only_error(
+        folder, data_prefix=dict(img_path='images', seg_map_path='annotations')
+    )
+    assert 'holds no *.tif' in only_error(folder, img_suffix='.tif')
+    assert 'list' in only_error(folder, ann_file='train.txt')
+
+
+def test_unreadable_files(folder):
+    (folder / 'images' / 'a.jpg').write_text('no image')
+    (folder / 'labels' / 'b.png').write_bytes(b'')
+    first, second = (str(error) for error in report(folder).errors)
+    assert '1 of the 2 read images cannot be read' in first and 'a.jpg' in first
+    assert '1 of the 2 read label maps cannot be read' in second and 'b.png' in second
+
+
+def test_zero_label_is_a_class_of_ours_but_to_be_ignored(folder):
+    """Numbers from 0, marked by 255, and reduce_zero_label=True: one class is lost, one shifted."""
+    write_labels(folder, 'a', np.where(numbers() == 1, 255, numbers()))
+    (warning,) = report(folder, reduce_zero_label=True).warnings
+    assert 'ignores 0, which has 33% of the pixels' in warning
+    assert 'set train_dataloader.dataset.reduce_zero_label=False' in warning
+
+
+def test_zero_label_is_unlabelled_but_taken_for_a_class(folder):
+    write_labels(folder, 'a', numbers(0, 4))
+    message = only_error(folder)
+    assert 'hold 3, which are no class' in message and '0 has 29% of the pixels' in message
+    assert 'set train_dataloader.dataset.reduce_zero_label=True' in message
+    assert report(folder, reduce_zero_label=True).errors == []
+
+
+def test_no_pixel_is_zero(folder):
+    for name in 'ab':
+        write_labels(folder, name, numbers(1, 3))
+    (warning,) = report(folder).warnings
+    assert "makes 0 the class 'cat'" in warning and 'the numbers are 1 to 2' in warning
+    assert report(folder, reduce_zero_label=True).warnings == []
+
+
+def test_a_subset_of_the_classes_of_a_data_set(folder):
+    """mmseg ignores the other classes, whose numbers are therefore no error."""
+    write_labels(folder, 'a', numbers(0, 151))
+    found = report(folder, type='ADE20KDataset', metainfo=dict(classes=('wall', 'sky')))
+    assert found.errors == []
+
+
+def test_a_quick_check_reads_a_sample(folder):
+    for number in range(40):
+        Image.new('RGB', (40, 24)).save(folder / 'images' / f'c{number}.jpg')
+        write_labels(folder, f'c{number}', numbers())
+    assert report(folder, decode=False).checked == 32
+    assert report(folder).checked == 42
+
+
+def test_training_is_refused(folder):
+    write_labels(folder, 'b', numbers(shape=(20, 40)))
+    with pytest.raises(ValueError, match='another size'):
+        check_datasets(config(folder), ['train'])
+
+
+def test_crops_below_a_patch():
+    cfg = Config.fromfile(
+        CONFIGS / 'castling-mask2former-nano_vit-nano_1xb4-4000i_camvid-192x256.py'
+    )
+    check_crop_size(cfg)
+    place = 'train_dataloader.dataset.pipeline.3.crop_size'
+    cfg.merge_from_dict({place: (24, 256)})
+    with pytest.raises(ValueError, match=f'{place}: 256x24 px is smaller .* at least 32 px'):
+        check_crop_size(cfg)
+    cfg.merge_from_dict({place: (192, 256), 'model.test_cfg': dict(mode='slide', crop_size=(8, 8))})
+    with pytest.raises(ValueError, match='model.test_cfg.crop_size: 8x8 px'):
+        check_crop_size(cfg)
+    cfg.model.neck = None
+    with pytest.raises(ValueError, match='smaller than a patch: use sides of at least 16 px'):
+        check_crop_size(cfg)
+
+
+@pytest.mark.data('seg/ade20k_tiny', 'seg/camvid', 'seg/coco133')
+@pytest.mark.parametrize(
+    ('config_name', 'folder_name', 'images'),
+    [
+        ('castling-mask2former_vit-b-p16_8xb2-160k_ade20k-640x640', 'ade20k_tiny', 3),
+        ('castling-segformer_vit-nano_1xb4-4000i_camvid-192x256', 'camvid', 367),
+        ('castling-mask2former-nano_vit-nano_1xb4-4000i_coco133-256x256', 'coco133', 100),
+    ],
+)
+def test_real_data_passes(data_root, config_name, folder_name, images):
+    cfg = Config.fromfile(CONFIGS / f'{config_name}.py')
+    cfg.train_dataloader.dataset.data_root = str(data_root / 'seg' / folder_name)
+    (found,) = check_datasets(cfg, ['train'])
+    assert (found.images, found.warnings) == (images, [])

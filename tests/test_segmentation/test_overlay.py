@@ -1,0 +1,79 @@
+"""Overlays: colours where the labels are, the image where there are none, and the legend."""
+
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+
+from castling_det.segmentation import LegendVisualizer, OverlayHook
+
+META = dict(classes=('sky', 'road', 'tree'), palette=[(0, 0, 255), (200, 0, 0), (0, 255, 0)])
+
+
+def sample(truth, prediction, **fields) -> SegDataSample:
+    made = SegDataSample(metainfo=fields)
+    made.gt_sem_seg = PixelData(data=torch.as_tensor(truth)[None])
+    made.pred_sem_seg = PixelData(data=torch.as_tensor(prediction)[None])
+    return made
+
+
+@pytest.fixture
+def labels():
+    """40x60: road left of column 30, sky right of it, and the two top rows without a label."""
+    labels = np.zeros((40, 60), np.int64)
+    labels[:, :30] = 1
+    labels[:2] = 255
+    return labels
+
+
+@pytest.fixture
+def visualizer():
+    """The current one, which hooks take; small images stay small."""
+    visualizer = LegendVisualizer.get_instance('overlay')
+    visualizer.least_size = 40
+    visualizer.dataset_meta = META
+    return visualizer
+
+
+def test_colours_and_legend(visualizer, labels):
+    image = np.full((40, 60, 3), 100, np.uint8)
+    drawn = visualizer._draw_sem_seg(
+        image, PixelData(data=torch.as_tensor(labels)[None]), META['classes'], META['palette']
+    )
+    assert drawn.shape[0] == 40 and drawn.shape[1] > 60
+    assert (drawn[:2, :60] == 100).all()
+    assert (drawn[2:, :30] == (160, 40, 40)).all()  # 0.4 * 100 + 0.6 * colour
+    assert (drawn[2:, 30:60] == (40, 40, 193)).all()
+    legend = drawn[:, 60:].reshape(-1, 3).tolist()
+    assert [200, 0, 0] in legend and [0, 0, 255] in legend
+    assert [0, 255, 0] not in legend  # there is no tree
+
+
+def test_small_images_are_enlarged(visualizer, labels):
+    visualizer.least_size = 100
+    image = np.zeros((40, 60, 3), np.uint8)
+    drawn = visualizer._draw_sem_seg(
+        image,
+        PixelData(data=torch.as_tensor(labels)[None]),
+        META['classes'],
+        META['palette'],
+        with_labels=False,
+    )
+    assert drawn.shape == (120, 180, 3)
+
+
+def test_a_test_writes_truth_and_prediction_side_by_side(visualizer, labels, tmp_path):
+    path = tmp_path / 'a.png'
+    cv2.imwrite(str(path), np.full((40, 60, 3), 100, np.uint8))
+    hook = OverlayHook(draw=True, test_out_dir=str(tmp_path / 'pictures'))
+    outputs = [sample(labels, np.full_like(labels, 2), img_path=str(path))]
+    hook.after_test_iter(SimpleNamespace(), 0, {}, outputs)
+    picture = cv2.imread(str(tmp_path / 'pictures' / 'a.png'))[..., ::-1]
+    width = picture.shape[1]
+    assert (picture[10, 10] == (160, 40, 40)).all()
+    right = picture[:, width // 2 :]
+    assert (right == (40, 193, 40)).all(axis=2).sum() == 40 * 60
