@@ -1,7 +1,9 @@
 """What a latency benchmark compares: the forms of a config's model, and ONNX files.
 
 Softmax attention is measured at its best: ``F.scaled_dot_product_attention`` with the logit biases
-as ``attn_mask``, which are kept between forwards.
+as ``attn_mask``, kept between forwards as in LeViT's own code. On the CPU its fused kernel refuses
+values of another width than keys; LeViT's q and k are padded with zeros there, which changes no
+logit.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,19 +18,20 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from castling_det.castle import castle
 from castling_det.latency import FORMS, Call, Competitor, Setting, Shape
-from castling_det.models.attention import CastlingAttention, MaskedSoftmax
+from castling_det.models.attention import CastlingAttention, MaskedSoftmax, SoftmaxAttention
 from castling_det.models.castling_levit import LogitBias
 
 PRECISIONS = dict(fp32=torch.float32, fp16=torch.float16, bf16=torch.bfloat16)
 CALIBRATION_SHAPE = (128, 128)
 SOFTMAX = (
     'softmax attention is F.scaled_dot_product_attention with the logit biases as attn_mask, kept '
-    'between forwards; q and k are padded with zeros to the width of v, without which the fused '
-    'kernel of the CPU refuses them'
+    'between forwards; on the CPU q and k are padded with zeros to the width of v, without which '
+    'the fused kernel refuses them'
 )
 # Inputs (name, sizes with text for what is dynamic, dtype), and the function of them.
 Opened = tuple[list[tuple[str, list, type]], Callable[[Mapping[str, np.ndarray]], Any]]
@@ -70,6 +73,12 @@ def _forms(cfg: Config, forms: Sequence[str]) -> dict[str, nn.Module]:
         torch.manual_seed(0)
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
             built = revert_sync_batchnorm(MODELS.build(model))
+        for module in list(built.modules()):
+            if isinstance(module, SoftmaxAttention):
+                module.register_forward_pre_hook(_pad_for_the_fused_kernel)
+            for name, child in module.named_children():
+                if isinstance(child, LogitBias):
+                    setattr(module, name, _Kept(child))
         _calibrate(built)
         return built
 
@@ -101,6 +110,34 @@ def _calibrate(model: nn.Module) -> None:
     model(torch.randn(2, 3, *CALIBRATION_SHAPE))
 
 
+def _pad_for_the_fused_kernel(module: SoftmaxAttention, args: tuple) -> tuple:
+    """Zeros behind q and k leave the logits as they are; the module scales by its own key width."""
+    q, k, v, *others = args
+    missing = v.shape[-1] - q.shape[-1]
+    if missing > 0 and v.device.type == 'cpu':
+        q, k = F.pad(q, (0, missing)), F.pad(k, (0, missing))
+    return q, k, v, *others
+
+
+class _Kept(nn.Module):
+    """Logit biases that are computed once for a grid, until ``eval()`` is called again."""
+
+    def __init__(self, bias: LogitBias) -> None:
+        super().__init__()
+        self.bias = bias
+        self.kept: dict[Shape, Tensor] = {}
+
+    def forward(self, kv_hw: Shape) -> Tensor:
+        if kv_hw not in self.kept:
+            self.kept.clear()  # those of two grids may not fit into memory
+            self.kept[kv_hw] = self.bias(kv_hw)
+        return self.kept[kv_hw]
+
+    def train(self, mode: bool = True) -> '_Kept':
+        self.kept.clear()
+        return super().train(mode)
+
+
 def _prepare(model: nn.Module, form: str, mode: str, setting: Setting, shape: Shape) -> Call:
     model.eval()
     if form == 'training':
@@ -127,13 +164,10 @@ class _Fixed(nn.Module):
 
 
 def _with_fixed_biases(model: nn.Module, image: Tensor) -> nn.Module:
-    """A copy for one image size, in which logit biases are constants.
-
-    A compiled forward keeps none, and would compute them each time.
-    """
+    """A copy for one image size, in which logit biases are constants, for the compiler."""
     model, fixed, hooks = deepcopy(model), {}, []
     for module in model.modules():
-        if isinstance(module, LogitBias):
+        if isinstance(module, _Kept):
             hooks.append(
                 module.register_forward_hook(
                     lambda module, args, out: fixed.update({module: _Fixed(out)})

@@ -242,11 +242,6 @@ class SoftmaxAttention(nn.Module):
         """
         if bias is not None:
             bias = bias[None].to(q.dtype)
-        missing = v.shape[-1] - q.shape[-1]
-        learns_bias = bias is not None and bias.requires_grad  # which no fused kernel does
-        if missing > 0 and not learns_bias and not torch.jit.is_tracing():
-            # Fused kernels want equal widths. Zeros change no logit; a MAC counter would see them.
-            q, k = F.pad(q, (0, missing)), F.pad(k, (0, missing))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
 
 

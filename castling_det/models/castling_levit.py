@@ -1,8 +1,5 @@
 """LeViT (arXiv 2104.01136) with the attention chosen by config, as a four-level backbone."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
@@ -43,13 +40,6 @@ class LogitBias(nn.Module):
     The table covers the distances of the grid that it was trained on; for another grid it is
     resized bilinearly, so that a distance keeps its meaning as a share of the image.
 
-    After ``eval()`` the biases of the last grid are kept for the next forward, as in the authors'
-    code, until a forward in training mode or with gradients. They are computed anew for another
-    grid, after ``train()``, ``eval()``, a load, a move to another device or dtype, and whatever
-    else autograd's version counter of the table sees. It does not see writes to ``table.data``: who
-    makes them calls ``eval()`` next, as mmengine does between EMAHook's swap and a validation.
-    Compiled and traced forwards keep nothing.
-
     Args:
         num_heads (int): H.
         grid (tuple[int, int]): Height and width of the grid that the table was trained on.
@@ -60,38 +50,9 @@ class LogitBias(nn.Module):
         super().__init__()
         self.stride = stride
         self.table = nn.Parameter(torch.zeros(num_heads, *grid))
-        self._kept = None  # or, after eval(), biases by what they were computed from
 
     def forward(self, kv_hw: Grid) -> Tensor:
         """Return ``(H, Nq, Nk)``."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return self._biases(kv_hw)
-        if self.training or (torch.is_grad_enabled() and self.table.requires_grad):
-            self._kept = None  # an optimizer's step may follow, of which fused ones leave no trace
-        if self._kept is None or self.table.is_inference():
-            return self._biases(kv_hw)
-        # What inference mode makes is of no use where gradients flow.
-        made_in = torch.is_inference_mode_enabled()
-        source = (*kv_hw, self.table.data_ptr(), self.table._version, made_in)
-        if source not in self._kept:
-            self._kept.clear()  # two sets may not fit into memory
-            self._kept[source] = self._biases(kv_hw)
-        return self._kept[source]
-
-    def train(self, mode: bool = True) -> 'LogitBias':
-        self._kept = None if mode else {}
-        return super().train(mode)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> 'LogitBias':
-        if self._kept is not None:
-            self._kept = {}
-        return super()._apply(fn, recurse)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles take nothing kept along."""
-        return self.__dict__ | {'_kept': None if self._kept is None else {}}
-
-    def _biases(self, kv_hw: Grid) -> Tensor:
         table = self.table
         if table.shape[1:] != kv_hw:
             table = F.interpolate(table[None], kv_hw, mode='bilinear', align_corners=True)[0]
