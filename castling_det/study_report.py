@@ -70,7 +70,7 @@ def _metrics(study: Study) -> Rows:
     runs = {arm: list(_finished(study, arm)) for arm in study.plan.arms}
     first = next((run for finished in runs.values() for run in finished), None)
     if first is None:
-        return [['arm', 'form']]
+        return [['arm', 'form'], *([arm, '*not run*'] for arm in study.plan.arms)]
     names = [key for key, value in _numbers(study, first, 'inference').items() if value >= 0]
     rows = [['arm', 'form', *names]]
     for arm, finished in runs.items():

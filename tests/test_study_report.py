@@ -48,6 +48,7 @@ def test_a_study_without_runs(study):
     assert [row[:4] for row in found['arms'][1:]] == [
         [arm, '0', '', '*not run*'] for arm in ('twin', 'ours', 'late')
     ]
+    assert found['metrics'][1:] == [[arm, '*not run*'] for arm in ('twin', 'ours', 'late')]
     params = {row[0]: row[1:3] for row in found['cost'][1:]}
     assert params['ours'] == ['1.79', '0.089'] and params['twin'] == ['1.79', '0.094']
 

@@ -128,7 +128,7 @@ def test_testing_repeats_the_metric_and_draws_truth_beside_prediction(demo):
     assert len(load(root / 'predictions.pkl')) == 32
     drawn = sorted(pictures.glob('*'))
     assert len(drawn) == 32
-    assert cv2.imread(str(drawn[0])).shape == (64, 1024, 3)
+    assert cv2.imread(str(drawn[0])).shape == (192, 3072, 3)
 
 
 def test_training_form_is_another_detector_where_the_masks_are_not_empty(demo):
