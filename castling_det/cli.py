@@ -9,8 +9,8 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 from castling_det.checkpoint import refuse_unsafe_checkpoints
-from castling_det.config_checks import check_options
-from castling_det.config_errors import building_error, is_ours, reading_error
+from castling_det.config_checks import check_numbers, check_options
+from castling_det.config_errors import building_error, is_ours, place_in_config, reading_error
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,9 +59,14 @@ def load_run_config(args: argparse.Namespace) -> Config:
     """Read a config for a Runner, with what :func:`add_run_arguments` added.
 
     The work dir is the one on the command line, in the config, or ``work_dirs/CONFIG_NAME``.
+
+    Raises:
+        FileNotFoundError: As :func:`load_config`.
+        ValueError: As :func:`load_config`, or if a text stands where a number is counted with.
     """
     os.environ.setdefault('LOCAL_RANK', args.local_rank)
     cfg = load_config(args.config, args.cfg_options)
+    check_numbers(cfg)
     cfg.launcher = args.launcher
     cfg.work_dir = (
         args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
@@ -74,7 +79,8 @@ def errors_in_one_sentence() -> Iterator[None]:
     """Leave with the message alone where the input is at fault, without a traceback.
 
     The input is at fault where a file is missing, where this package raised ``ValueError``, and
-    where a registry cannot build what a config asks for. Everything else keeps its traceback.
+    where a registry cannot build what a config asks for, which is told with the config's file and
+    the place in it. Everything else keeps its traceback.
     """
     try:
         yield
@@ -86,4 +92,4 @@ def errors_in_one_sentence() -> Iterator[None]:
             reason = str(error)
         if reason is None:
             raise
-        raise SystemExit(f'error: {reason}') from error
+        raise SystemExit(f'error: {place_in_config(error)}{reason}') from error

@@ -2,15 +2,30 @@
 
 import difflib
 import inspect
-import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from types import UnionType
 
 from mmengine.config import Config
 from mmengine.runner import FlexibleRunner, Runner
 from torch.utils.data import DataLoader
 
 DELETE = '_delete_'
+ALIKE = 0.85  # of names that differ by a slip of the hand: backbon, backbone
+# What is counted with, by the end of its path: type, lowest value, and in words.
+NUMBERS = {
+    'batch_size': (int, 1, 'a whole number of at least 1'),
+    'num_workers': (int, 0, 'a whole number of at least 0'),
+    'max_epochs': (int | float, 1, 'a whole number of at least 1'),
+    'max_iters': (int | float, 1, 'a whole number of at least 1'),
+    'val_interval': (int | float, 1, 'a whole number of at least 1'),
+    'optimizer.lr': (int | float, 0, 'a number of at least 0, as 0.001'),
+    'optimizer.weight_decay': (int | float, 0, 'a number of at least 0, as 0.05'),
+    'optimizer.momentum': (int | float, 0, 'a number of at least 0, as 0.9'),
+    'clip_grad.max_norm': (int | float, 0, 'a number of at least 0, as 35'),
+}
+NUMBERS_IN = {'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'optim_wrapper'}
 # What the Runner, or our tools, read from the config itself.
 READ_BY_TOOLS = {
     'activation_checkpointing',
@@ -83,15 +98,53 @@ def check_input_size(cfg: Config) -> None:
 def check_work_dir(work_dir: str | Path) -> None:
     """Refuse a work dir that cannot be made or written, without making it.
 
+    A file is written to its nearest folder that exists, and removed: what the rights say is no
+    answer for root, nor on a file system that is read-only or full.
+
     Raises:
         ValueError: Naming the folder that stands in the way.
     """
     nearest = Path(work_dir).absolute()
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        fault = 'cannot be written' if nearest.is_dir() else 'is not a folder'
-        raise ValueError(f'work dir {work_dir}: {nearest} {fault}; give another as --work-dir')
+    remedy = 'give another as --work-dir'
+    if not nearest.is_dir():
+        raise ValueError(f'work dir {work_dir}: {nearest} is not a folder; {remedy}')
+    try:
+        with NamedTemporaryFile(prefix='.writable', dir=nearest) as probe:
+            probe.write(b'1')
+            probe.flush()
+    except OSError as error:
+        raise ValueError(
+            f'work dir {work_dir}: {nearest} cannot be written ({error.strerror}); {remedy}'
+        ) from error
+
+
+def check_parts(cfg: Config, *names: str) -> None:
+    """Refuse a config that lacks a part of what a run is built from.
+
+    Raises:
+        ValueError: Naming the parts.
+    """
+    lacking = [name for name in names if cfg.get(name) is None]
+    if lacking:
+        raise ValueError(
+            f'config {cfg.filename} has no {", no ".join(lacking)}: write them, or inherit them by '
+            '_base_'
+        )
+
+
+def check_numbers(cfg: Config) -> None:
+    """Refuse a text where torch or mmengine count with a number, wherever it comes from.
+
+    Raises:
+        ValueError: Naming the first such key and its value.
+    """
+    for path, value in paths(cfg):
+        for ending, (kind, lowest, words) in NUMBERS.items():
+            is_it = f'.{path}'.endswith(f'.{ending}') and path.partition('.')[0] in NUMBERS_IN
+            if is_it and value is not None and not _is_number(value, kind, lowest):
+                raise ValueError(f'{path} is {value!r}: write {words}')
 
 
 def check_checkpoint(filename: str | Path | None) -> None:
@@ -119,28 +172,40 @@ def _fault(cfg: Config, keys: tuple[str, ...], arguments_of: dict) -> str | None
         elif key in node:
             node = node[key]
         elif key == DELETE or 'type' in node or key in arguments_of.get(keys[:depth], ()):
-            return None
+            section = _misspelt_section(node, keys[depth:])
+            return section and f'{parent} has no {key!r}; the nearest are {parent}.{section}'
         else:
             return f'{parent} has no {key!r}{_nearest(cfg, keys)}'
     return None
 
 
+def _misspelt_section(node: dict | Config, keys: tuple[str, ...]) -> str | None:
+    """A dict or list of the node that is named nearly as the first of several keys."""
+    sections = [key for key, value in node.items() if isinstance(value, dict | list)]
+    close = difflib.get_close_matches(keys[0], sections, n=1, cutoff=ALIKE) if keys[1:] else []
+    return close[0] if close else None
+
+
+def _is_number(value: object, kind: type | UnionType, lowest: int) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and value >= lowest
+
+
 def _nearest(cfg: Config, keys: tuple[str, ...]) -> str:
-    paths = list(_paths(cfg))
-    same_name = [path for path in paths if path.endswith(f'.{keys[-1]}')]
+    everything = [path for path, _ in paths(cfg)]
+    same_name = [path for path in everything if path.endswith(f'.{keys[-1]}')]
     wanted = '.'.join(keys)
-    paths = [path for path in same_name if path != wanted] or paths
-    close = difflib.get_close_matches(wanted, paths, n=3, cutoff=0.4)
+    candidates = [path for path in same_name if path != wanted] or everything
+    close = difflib.get_close_matches(wanted, candidates, n=3, cutoff=0.4)
     return f'; the nearest are {", ".join(close)}' if close else ''
 
 
-def _paths(node: Config | dict | list, prefix: str = '') -> Iterator[str]:
-    """Dotted paths to all that is below a node."""
+def paths(node: Config | dict | list, prefix: str = '') -> Iterator[tuple[str, object]]:
+    """Dotted paths to all that is below a node, and what is there."""
     below = enumerate(node) if isinstance(node, list) else node.items()
     for key, value in below:
-        yield f'{prefix}{key}'
+        yield f'{prefix}{key}', value
         if isinstance(value, dict | list):
-            yield from _paths(value, f'{prefix}{key}.')
+            yield from paths(value, f'{prefix}{key}.')
 
 
 def _arguments(function: type) -> set[str]:

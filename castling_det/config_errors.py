@@ -12,9 +12,13 @@ from types import FrameType
 
 import mmengine.config.config as reading
 import mmengine.registry.build_functions as building
+from mmengine.config import Config
+
+from castling_det.config_checks import paths
 
 PACKAGE = Path(__file__).parent
 MAX_LENGTH = 200
+MAX_PLACES = 3
 READERS = ('_file2dict', '_is_lazy_import')
 CONSTRUCTORS = {'__init__', 'get_instance', 'build_iter_from_epoch'}
 
@@ -50,16 +54,12 @@ def building_error(error: Exception) -> str | None:
     Returns:
         str | None: None where the error comes from the code that was to be built.
     """
-    calls = _calls(error)
-    registry_calls = [
-        number
-        for number, (frame, _) in enumerate(calls)
-        if frame.f_code.co_filename == building.__file__
-    ]
-    if not registry_calls:
+    frames = [frame for frame, _ in _calls(error)]
+    builders = _builders(frames)
+    if not builders:
         return None
-    frame = calls[registry_calls[-1]][0]
-    inner = [frame.f_code.co_name for frame, _ in calls[registry_calls[-1] + 1 :]]
+    frame = builders[-1]
+    inner = [frame.f_code.co_name for frame in frames[frames.index(frame) + 1 :]]
     if isinstance(error, KeyError):
         return _unknown_type(frame, error) if not inner else None
     if isinstance(error, TypeError) and CONSTRUCTORS.issuperset(inner):
@@ -67,9 +67,46 @@ def building_error(error: Exception) -> str | None:
     return None
 
 
+def place_in_config(error: Exception) -> str:
+    """Where the dict that could not be built stands in the config that the run began with.
+
+    Returns:
+        str: As 'in CONFIG.py, model.backbone: '; the file alone where a builder has changed the
+        dict beyond recognition, and empty where nothing was being built.
+    """
+    frames = [frame for frame, _ in _calls(error)]
+    builders = _builders(frames)
+    values = (value for frame in frames for value in frame.f_locals.values())
+    cfg = next((each for each in values if isinstance(each, Config) and each.filename), None)
+    if not builders or cfg is None:
+        return ''
+    paths = _paths_to(cfg, builders[-1].f_locals['cfg'])
+    return f'in {cfg.filename}{", " if paths else ""}{" and ".join(paths)}: '
+
+
 def is_ours(error: Exception) -> bool:
     """Whether a line of this package raised the error."""
     return _is_below(_calls(error)[-1][0].f_code.co_filename, PACKAGE)
+
+
+def _builders(frames: list[FrameType]) -> list[FrameType]:
+    return [frame for frame in frames if frame.f_code.co_filename == building.__file__]
+
+
+def _paths_to(cfg: Config, built: dict) -> list[str]:
+    """Dotted paths of the dicts with a type that have most in common with what was to be built.
+
+    Nothing in them may differ; builders only add to a dict, as a detector adds its ``train_cfg``.
+    """
+    shared = {
+        path: len(node)
+        for path, node in paths(cfg)
+        if isinstance(node, dict)
+        and (node == built or 'type' in node)
+        and all(key in built and built[key] == value for key, value in node.items())
+    }
+    most = max(shared.values(), default=0)
+    return [path for path, number in shared.items() if number == most][:MAX_PLACES]
 
 
 def _unknown_type(frame: FrameType, error: KeyError) -> str:

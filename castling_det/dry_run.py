@@ -15,6 +15,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
+
 ITERATIONS = 2
 
 
@@ -92,6 +94,7 @@ def dry_run(cfg: Config) -> DryRun:
         cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]  # no remote service hears it
     with TemporaryDirectory() as cfg.work_dir:
         runner = RUNNERS.build(cfg)
+        refuse_other_checkpoints(runner)
         load_seconds = _seconds_to_read(runner)
         stopwatch = _Stopwatch()
         runner.register_hook(stopwatch, priority='LOWEST')

@@ -89,6 +89,17 @@ def test_options_that_lead_nowhere_are_refused(write):
     assert text.startswith("error: --cfg-options optimizer.lr: the config has no 'optimizer'")
 
 
+def test_text_where_a_number_is_counted_with(write):
+    parser = argparse.ArgumentParser()
+    add_config_arguments(parser)
+    add_run_arguments(parser)
+    options = ['--cfg-options', 'train_dataloader.batch_size=abc']
+    args = parser.parse_args([str(write(f"_base_ = '{DEMO}'")), *options])
+    with pytest.raises(SystemExit) as left, errors_in_one_sentence():
+        load_run_config(args)
+    assert left.value.code.startswith("error: train_dataloader.batch_size is 'abc': write a whole")
+
+
 def test_work_dir_of_the_command_line_of_the_config_and_of_its_name(write, monkeypatch):
     monkeypatch.setenv('LOCAL_RANK', '3')
 

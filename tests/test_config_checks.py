@@ -6,7 +6,9 @@ from mmengine.config import Config, ConfigDict
 from castling_det.config_checks import (
     check_checkpoint,
     check_input_size,
+    check_numbers,
     check_options,
+    check_parts,
     check_work_dir,
 )
 
@@ -35,6 +37,8 @@ def cfg() -> Config:
         'experiment_name',
         'find_unused_parameters',
         'default_hooks.checkpoint.save_best',
+        'model.init_cfg.checkpoint',  # a new section
+        'optim_wrapper.paramwise_cfg.norm_decay_mult',
     ],
 )
 def test_options_that_have_an_effect(cfg, path):
@@ -48,6 +52,8 @@ def test_options_that_have_an_effect(cfg, path):
         ('optimizer.lr', "the config has no 'optimizer'", 'optim_wrapper.optimizer.lr'),
         ('model.train_cfg.inital_epoch', "has no 'inital_epoch'", 'model.train_cfg.initial_epoch'),
         ('train_dataloader.batchsize', "has no 'batchsize'", 'train_dataloader.batch_size'),
+        ('model.backbon.x', "model has no 'backbon'", 'model.backbone'),
+        ('optim_wrapper.optimiser.lr', "has no 'optimiser'", 'optim_wrapper.optimizer'),
         ('custom_hooks.99.end', '99 is no index of it', ''),
         ('custom_hooks.first.end', 'first is no index of it', ''),
         ('load_from.x', 'load_from is None, not a dict', ''),
@@ -105,6 +111,7 @@ def test_batch_norm_needs_two_cells_in_training():
 def test_shipped_configs_are_large_enough():
     for config in sorted(CONFIGS.glob('*.py')):
         check_input_size(Config.fromfile(config))
+        check_numbers(Config.fromfile(config))
 
 
 def test_work_dir(tmp_path):
@@ -115,6 +122,45 @@ def test_work_dir(tmp_path):
         check_work_dir(tmp_path / 'file' / 'work')
     with pytest.raises(ValueError, match='/proc cannot be written|/proc/self'):
         check_work_dir('/proc/self/work')
+
+
+def test_work_dir_is_really_tried(tmp_path, monkeypatch):
+    """The rights of root are no proof: a kernel's file system takes no files."""
+    monkeypatch.setattr('os.access', lambda *_, **__: True)
+    with pytest.raises(ValueError, match=r'work dir /proc/x: /proc cannot be written \(.+\); give'):
+        check_work_dir('/proc/x')
+    check_work_dir(tmp_path / 'x')
+    assert not list(tmp_path.iterdir())
+
+
+def test_lacking_parts_are_named(cfg, tmp_path):
+    check_parts(cfg, 'model', 'train_cfg', 'test_cfg')
+    (tmp_path / 'part.py').write_text('model = None\ntest_cfg = dict()')
+    part = Config.fromfile(tmp_path / 'part.py')
+    with pytest.raises(ValueError, match=r'/part\.py has no model, no test_dataloader: '):
+        check_parts(part, 'model', 'test_dataloader', 'test_cfg')
+
+
+@pytest.mark.parametrize(
+    ('path', 'value', 'remedy'),
+    [
+        ('train_dataloader.batch_size', 'abc', 'a whole number'),
+        ('train_dataloader.batch_size', 1.5, 'a whole number'),
+        ('val_dataloader.batch_size', 0, 'at least 1'),
+        ('test_dataloader.num_workers', -1, 'at least 0'),
+        ('optim_wrapper.optimizer.lr', 'abc', 'a number'),
+        ('optim_wrapper.optimizer.weight_decay', [1, 2], 'a number'),
+        ('train_cfg.max_epochs', True, 'a whole number'),
+    ],
+)
+def test_no_number_where_one_is_counted_with(cfg, path, value, remedy):
+    check_numbers(cfg)
+    wrong = Config.fromfile(DEMO)
+    wrong.merge_from_dict({path: value})
+    with pytest.raises(ValueError) as refused:
+        check_numbers(wrong)
+    assert str(refused.value).startswith(f'{path} is {value!r}: write ')
+    assert remedy in str(refused.value)
 
 
 def test_checkpoint(tmp_path):

@@ -5,7 +5,9 @@ from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS, DefaultScope
 from torch import nn
 from torch.optim import SGD
 
-from castling_det.cli import errors_in_one_sentence
+from castling_det.cli import errors_in_one_sentence, load_config
+
+DEMO = 'castling_det::castling_picodet/castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
 
 
 @MODELS.register_module()
@@ -90,6 +92,34 @@ def test_missing_type():
 
 def test_wrong_value_refused_by_us():
     assert "CastlingLeViT has no arch 'huge'" in sentence(dict(type='CastlingLeViT', arch='huge'))
+
+
+@pytest.mark.parametrize(
+    ('change', 'place', 'said'),
+    [
+        ({'backbone.arch': 'foo'}, ', model.backbone', "CastlingLeViT has no arch 'foo'"),
+        ({'neck.type': 'Foo'}, ', model.neck', "type 'Foo' is not registered"),
+        ({'backbone.attn.scale': 2}, ', model.backbone.attn', "takes no argument 'scale'"),
+        ({'bbox_head.depth': 2}, ', model.bbox_head', "takes no argument 'depth'"),  # has train_cfg
+    ],
+)
+def test_file_and_place_in_the_config(tmp_path, change, place, said):
+    (tmp_path / 'leaf.py').write_text(f"_base_ = '{DEMO}'")
+    with pytest.raises(SystemExit) as left, errors_in_one_sentence():
+        cfg = load_config(tmp_path / 'leaf.py')
+        cfg.merge_from_dict({f'model.{key}': value for key, value in change.items()})
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            MODELS.build(cfg.model)
+    assert left.value.code.startswith(f'error: in {tmp_path}/leaf.py{place}: ')
+    assert said in left.value.code
+
+
+def test_file_alone_where_the_dict_is_not_in_the_config(tmp_path):
+    (tmp_path / 'leaf.py').write_text("model = dict(type='CastlingLeViT', arch='nano')")
+    with pytest.raises(SystemExit) as left, errors_in_one_sentence():
+        cfg = load_config(tmp_path / 'leaf.py')
+        MODELS.build({**cfg.model, 'arch': 'foo'})
+    assert left.value.code.startswith(f'error: in {tmp_path}/leaf.py: CastlingLeViT has no arch')
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,54 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(demo, monkeypatch):
     assert refusal('test', leaf, root / 'no.pth', *work) == missing
     assert 'is to end in .pkl' in refusal('test', leaf, root / 'no.pth', '--out', root / 'no.txt')
     options = ['--cfg-options', 'model.backbone.depth=3']
-    assert "CastlingLeViT takes no argument 'depth'" in refusal('train', leaf, *work, *options)
+    said = f"error: in {leaf}, model.backbone: CastlingLeViT takes no argument 'depth'"
+    assert refusal('train', leaf, *work, *options).startswith(said)
     options = ['--cfg-options', 'train_dataloader.dataset.ann_file=no.json']
     assert f'{root}/shapes/no.json' in refusal('train', leaf, *work, *options)
+
+
+def test_config_without_a_model_or_data(tmp_path):
+    (tmp_path / 'leaf.py').write_text('optim_wrapper = dict()')
+    (tmp_path / 'some.pth').touch()
+    for tool, *words in (('train',), ('test', tmp_path / 'some.pth')):
+        said = refusal(tool, tmp_path / 'leaf.py', *words, '--work-dir', tmp_path / 'work')
+        assert said.startswith(f'error: config {tmp_path}/leaf.py has no model, no {tool}_dataload')
+    assert 'there is nothing to check' in refusal('check_dataset', tmp_path / 'leaf.py')
+
+
+def test_folder_that_takes_no_shapes():
+    assert '/proc/shapes cannot be written (' in refusal('make_shapes', '/proc/shapes')
+
+
+@pytest.fixture
+def untrained(tmp_path: Path) -> Path:
+    """Folder with the leaf of the demo, without custom hooks, and one scene."""
+    call('make_shapes', tmp_path / 'shapes', '--num-train', 1, '--num-val', 1)
+    (tmp_path / 'leaf.py').write_text(LEAF.format(demo=DEMO, root=tmp_path) + 'custom_hooks = []\n')
+    return tmp_path
+
+
+def test_checkpoint_of_another_model_without_any_hook_of_the_config(untrained):
+    torch.save(dict(state_dict={'stem.weight': torch.ones(3)}), untrained / 'other.pth')
+    words = [untrained / 'leaf.py', '--work-dir', untrained / 'work']
+    said = f'error: {untrained}/other.pth is of another model'
+    assert refusal('test', *words, untrained / 'other.pth').startswith(said)
+    load_from = f'load_from={untrained}/other.pth'
+    assert refusal('train', *words, '--cfg-options', load_from).startswith(said)
+
+
+@pytest.mark.parametrize('tool', ['train', 'test'])
+def test_damaged_image_is_found_before_training_and_testing(untrained, tool):
+    (image,) = (untrained / 'shapes' / 'images' / 'train').iterdir()
+    image.write_bytes(image.read_bytes()[:100])
+    (untrained / 'some.pth').touch()
+    checkpoint = [untrained / 'some.pth'] if tool == 'test' else []
+    words = [untrained / 'leaf.py', *checkpoint, '--work-dir', untrained / 'work']
+    said = refusal(tool, *words)
+    assert f'{image.parent} cannot be read: mend them' in said and image.name in said
+
+
+def test_study_named_by_its_plan_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'plan.py').write_text("base = 'base.py'\narms = dict()\nreference = 'twin'")
+    assert f'{tmp_path}.md' in refusal('report_study', 'plan.py')

@@ -30,6 +30,9 @@ def main() -> None:
         is_new = write_shapes(**vars(args))
     except (FileExistsError, ValueError) as error:
         raise SystemExit(str(error)) from error
+    except OSError as error:
+        reason = f'{args.root} cannot be written ({error.strerror}): give another folder'
+        raise SystemExit(reason) from error
     print(f'{"wrote" if is_new else "kept"} {args.root}')
     for split in SPLITS:
         ann_file = args.root / 'annotations' / f'{split}.json'

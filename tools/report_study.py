@@ -20,7 +20,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    folder = parse_args().plan.parent
+    folder = parse_args().plan.absolute().parent
     page = folder.with_suffix('.md')
     with errors_in_one_sentence():
         study = Study(folder / 'plan.py')

@@ -13,9 +13,10 @@ from castling_det.cli import (
     errors_in_one_sentence,
     load_run_config,
 )
-from castling_det.config_checks import check_checkpoint, check_work_dir
+from castling_det.config_checks import check_checkpoint, check_parts, check_work_dir
 from castling_det.datasets.checks import check_datasets
 from castling_det.distributed import is_first_process, start_processes
+from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
 from castling_det.hooks.training_form_hook import TrainingFormHook
 from castling_det.test_time_augmentation import add_test_time_augmentation
 
@@ -41,6 +42,7 @@ def test(args: argparse.Namespace) -> None:
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise SystemExit(f'error: --out {args.out} is to end in .pkl')
     cfg = load_run_config(args)
+    check_parts(cfg, 'model', 'test_dataloader', 'test_cfg', 'test_evaluator')
     check_work_dir(cfg.work_dir)
     check_checkpoint(args.checkpoint)
     cfg.load_from = args.checkpoint
@@ -49,11 +51,12 @@ def test(args: argparse.Namespace) -> None:
             draw=True, interval=1, test_out_dir=str(Path(args.show_dir).absolute())
         )
     if is_first_process():
-        check_datasets(cfg, ('test',))
+        check_datasets(cfg, ('test',), decode=True)
     if args.tta:
         add_test_time_augmentation(cfg)
     start_processes(cfg)
     runner = RUNNERS.build(cfg)
+    refuse_other_checkpoints(runner)
     if args.form == 'training':
         runner.register_hook(TrainingFormHook())
     if args.out:

@@ -13,10 +13,16 @@ from castling_det.cli import (
     errors_in_one_sentence,
     load_run_config,
 )
-from castling_det.config_checks import check_checkpoint, check_input_size, check_work_dir
+from castling_det.config_checks import (
+    check_checkpoint,
+    check_input_size,
+    check_parts,
+    check_work_dir,
+)
 from castling_det.datasets.checks import check_datasets
 from castling_det.distributed import is_first_process, start_processes
 from castling_det.dry_run import dry_run
+from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,6 +49,7 @@ def parse_args() -> argparse.Namespace:
 
 def train(args: argparse.Namespace) -> None:
     cfg = load_run_config(args)
+    check_parts(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
     if args.resume and args.dry_run:
         raise SystemExit('error: --dry-run starts from the beginning: leave --resume out')
     if args.resume:
@@ -64,7 +71,9 @@ def train(args: argparse.Namespace) -> None:
     check_checkpoint(cfg.get('load_from'))
     check_input_size(cfg)
     if is_first_process():
-        check_datasets(cfg, ('train', 'val'))
+        check_datasets(cfg, ('train',))
+        if cfg.get('val_dataloader'):  # what cannot be read there would end the training
+            check_datasets(cfg, ('val',), decode=True)
     start_processes(cfg)
     if args.dry_run:
         report = dry_run(cfg).report()
@@ -74,6 +83,7 @@ def train(args: argparse.Namespace) -> None:
     if args.resume == 'auto' and find_latest_checkpoint(cfg.work_dir) is None:
         print(f'--resume: {cfg.work_dir} holds no checkpoint; training starts from the beginning')
     runner = RUNNERS.build(cfg)
+    refuse_other_checkpoints(runner)
     runner.train()
     print(f'Checkpoints: {cfg.work_dir}\nLog: {runner.log_dir}')
 

@@ -11,7 +11,10 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from numpy import ndarray
 
+from castling_det.datasets.loading import LoadReadableImage
 from castling_det.pictures import LegibleVisualizer, draw
+
+READABLE_ARGUMENTS = {'type', 'color_type', 'on_error'}
 
 
 def drawn_samples(cfg: Config, split: str, num: int) -> Iterator[tuple[str, ndarray]]:
@@ -32,7 +35,8 @@ def drawn_samples(cfg: Config, split: str, num: int) -> Iterator[tuple[str, ndar
         ``(H, W, 3)``, uint8, BGR, small ones enlarged.
 
     Raises:
-        ValueError: If the config has no such data loader, or if the data set is empty.
+        ValueError: If the config has no such data loader, if the data set is empty, or if an image
+            cannot be read.
     """
     dataloader = cfg.get(f'{split}_dataloader')
     if dataloader is None:
@@ -41,6 +45,7 @@ def drawn_samples(cfg: Config, split: str, num: int) -> Iterator[tuple[str, ndar
     dataset_cfg = deepcopy(dataloader.dataset)
     if split != 'train' and 'pipeline' in dataset_cfg:
         dataset_cfg.pipeline.sort(key=lambda transform: not transform.type.startswith('Load'))
+    _name_what_is_unreadable(dataset_cfg)
     dataset = DATASETS.build(dataset_cfg)
     if not len(dataset):
         raise ValueError(f'{split}_dataloader.dataset is empty: {dataset_cfg.get("ann_file")}')
@@ -53,3 +58,23 @@ def drawn_samples(cfg: Config, split: str, num: int) -> Iterator[tuple[str, ndar
         truth.gt_instances.bboxes = get_box_tensor(truth.gt_instances.bboxes)
         name = f'{index:06d}_{Path(truth.img_path).stem}'
         yield name, draw(visualizer, image, truth, truth=True)
+
+
+def _name_what_is_unreadable(node: object) -> None:
+    """Put ``LoadReadableImage(on_error='raise')`` where images are loaded, as deep as wrappers go.
+
+    Loading with other arguments than the colour type (as ``to_float32``) is left as it is.
+    """
+    if isinstance(node, list):
+        for child in node:
+            _name_what_is_unreadable(child)
+    if not isinstance(node, dict):
+        return
+    name = str(node.get('type')).rpartition('.')[2]
+    given = {key for key, value in node.items() if value}
+    if name in ('LoadImageFromFile', LoadReadableImage.__name__) and given <= READABLE_ARGUMENTS:
+        color_type = node.get('color_type', 'color')
+        node.clear()
+        node.update(type=LoadReadableImage.__name__, color_type=color_type)
+    for child in node.values():
+        _name_what_is_unreadable(child)

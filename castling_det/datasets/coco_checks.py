@@ -2,6 +2,7 @@
 
 import json
 import math
+from codecs import BOM_UTF8
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,15 @@ REQUIRED = {  # what mmdet's CocoDataset and pycocotools read
     'images': ('id', 'file_name', 'width', 'height'),
     'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
     'categories': ('id', 'name'),
+}
+NUMBER = int | float
+KINDS = {  # what each key of an entry may hold; sizes and boxes have checks of their own
+    'id': (NUMBER | str, 'a number or text'),
+    'image_id': (NUMBER | str, 'a number or text'),
+    'category_id': (NUMBER | str, 'a number or text'),
+    'file_name': (str, 'text'),
+    'name': (str, 'text'),
+    'iscrowd': (NUMBER, '0 or 1'),
 }
 EDGE = 1  # pixels over the edge that are no news: rounding, corners counted from 1
 KEPT = 'CocoDataset keeps them whole, and Resize and crops of the pipeline clip them'
@@ -95,12 +105,17 @@ def _read(ann_file: Path, key: str, test_mode: bool) -> tuple[list[dict], list[d
         raise FileNotFoundError(
             f'annotation file {ann_file} does not exist: set {key}.ann_file and {key}.data_root'
         )
-    text = ann_file.read_bytes()
+    content = ann_file.read_bytes()
     remedy = f'write it again, or set {key}.ann_file to another file'
-    if not text.strip():
-        raise ValueError(f'annotation file {ann_file} is empty ({len(text)} bytes): {remedy}')
+    if not content.strip():
+        raise ValueError(f'annotation file {ann_file} is empty ({len(content)} bytes): {remedy}')
+    if content.startswith(BOM_UTF8):
+        raise ValueError(
+            f'{ann_file} begins with a byte order mark, at which pycocotools stops: save it as '
+            f'UTF-8 without one, or set {key}.ann_file to another file'
+        )
     try:
-        content = json.loads(text)
+        content = json.loads(content.decode())
     except ValueError as error:
         raise ValueError(f'{ann_file} is not JSON ({error}): {remedy}') from error
     if not isinstance(content, dict):
@@ -113,6 +128,12 @@ def _read(ann_file: Path, key: str, test_mode: bool) -> tuple[list[dict], list[d
     for part, names in REQUIRED.items():
         if part == 'annotations' and test_mode:
             names = (*names, 'iscrowd')  # pycocotools counts on it in evaluation alone
+        strange = [n for n, entry in enumerate(content[part]) if not isinstance(entry, dict)]
+        if strange:
+            raise ValueError(
+                f'{ann_file}: {len(strange)} of {len(content[part])} entries of `{part}` are no '
+                f'objects {{...}} (positions {first_five(strange)}): {remedy}'
+            )
         for name in names:
             without = [n for n, entry in enumerate(content[part]) if name not in entry]
             if without:
@@ -120,6 +141,7 @@ def _read(ann_file: Path, key: str, test_mode: bool) -> tuple[list[dict], list[d
                     f'{ann_file}: {len(without)} of {len(content[part])} entries of `{part}` lack '
                     f'`{name}` (positions {first_five(without)}): {remedy}'
                 )
+        _check_kinds(ann_file, part, content[part], names)
     images, annotations, categories = (content[part] for part in REQUIRED)
     sizeless = [image['id'] for image in images if not _has_size(image)]
     if sizeless:
@@ -134,6 +156,17 @@ def _read(ann_file: Path, key: str, test_mode: bool) -> tuple[list[dict], list[d
             f'numbers and one (id {first_five(boxless)}): write `bbox` as [x, y, width, height]'
         )
     return images, annotations, categories
+
+
+def _check_kinds(ann_file: Path, part: str, entries: list[dict], names: Sequence[str]) -> None:
+    for name in KINDS.keys() & names:
+        kind, words = KINDS[name]
+        wrong = [entry[name] for entry in entries if not isinstance(entry[name], kind)]
+        if wrong:
+            raise ValueError(
+                f'{ann_file}: `{name}` of {len(wrong)} of {len(entries)} entries of `{part}` is '
+                f'not {words} ({first_five(map(json.dumps, wrong))}): write it as {words}'
+            )
 
 
 def _has_size(image: dict) -> bool:

@@ -10,8 +10,8 @@ from castling_det.datasets.loading import LoadReadableImage
 
 ADVICE = {
     'unreadable': (
-        'cannot be read: mend them, take them out of the annotations, or train without them by '
-        "LoadReadableImage(on_error='skip')"
+        'cannot be read: mend them, or take them out of the annotations (training alone can do '
+        "without them, by LoadReadableImage(on_error='skip'))"
     ),
     'turned': (
         'are turned by their EXIF orientation, but annotated as they are stored: save them upright '

@@ -8,6 +8,12 @@ from mmengine.runner.checkpoint import find_latest_checkpoint
 from castling_det.checkpoint import check_fit
 
 
+def refuse_other_checkpoints(runner: Runner) -> None:
+    """Give a Runner :class:`CheckpointFitHook`, unless its config has it in ``custom_hooks``."""
+    if not any(isinstance(hook, CheckpointFitHook) for hook in runner.hooks):
+        runner.register_hook(CheckpointFitHook())
+
+
 @HOOKS.register_module()
 class CheckpointFitHook(Hook):
     """Count the keys of a checkpoint that fit before mmengine loads it, which only warns.

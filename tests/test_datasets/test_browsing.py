@@ -101,6 +101,18 @@ def test_no_more_than_there_are(cfg):
     assert len(list(drawn_samples(cfg, 'train', num=20))) == 5
 
 
+@pytest.mark.parametrize('split', ['train', 'val'])
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_unreadable_image_is_named(cfg, tmp_path, split, wrapped):
+    (tmp_path / '0.png').write_bytes(b'no image')
+    loader = cfg[f'{split}_dataloader']
+    loader.dataset.pipeline[0].backend_args = None
+    if wrapped:
+        loader.dataset = dict(type='RepeatDataset', times=2, dataset=loader.dataset)
+    with pytest.raises(ValueError, match=rf'{tmp_path}/0\.png is missing, damaged or not an image'):
+        list(drawn_samples(cfg, split, num=1))
+
+
 def test_missing_split_is_named(cfg):
     with pytest.raises(ValueError, match='no test_dataloader'):
         next(drawn_samples(cfg, 'test', num=1))

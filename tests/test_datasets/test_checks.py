@@ -119,6 +119,42 @@ def test_binary_annotation_file(folder):
     assert 'ann.json is not JSON' in only_error(check(folder))
 
 
+def test_byte_order_mark(folder):
+    """Python's json forgives it in bytes, pycocotools reads text and stops."""
+    (folder / 'ann.json').write_bytes(b'\xef\xbb\xbf' + json.dumps(content()).encode())
+    with pytest.raises(ValueError, match='BOM'):
+        parsed(folder)
+    assert 'ann.json begins with a byte order mark' in only_error(check(folder))
+
+
+@pytest.mark.parametrize('part', ['images', 'annotations', 'categories'])
+@pytest.mark.parametrize('entry', [5, None, 'text', ['id']])
+def test_entries_that_are_no_objects(folder, part, entry):
+    error = only_error(check(folder, {part: [*content()[part], entry]}))
+    assert f'1 of 3 entries of `{part}` are no objects {{...}} (positions 2)' in error
+
+
+@pytest.mark.parametrize(
+    ('part', 'key', 'value'),
+    [
+        ('images', 'file_name', None),
+        ('images', 'id', {}),
+        ('annotations', 'id', None),
+        ('annotations', 'image_id', [1]),
+        ('annotations', 'category_id', [1]),
+        ('annotations', 'iscrowd', None),
+        ('categories', 'name', 7),
+        ('categories', 'id', [7]),
+    ],
+)
+def test_values_of_another_kind(folder, part, key, value):
+    entries = content()[part]
+    entries[1][key] = value
+    error = only_error(check(folder, {part: entries}, test_mode=True))
+    assert f'`{key}` of 1 of 2 entries of `{part}` is not ' in error
+    assert f'({json.dumps(value)})' in error
+
+
 def test_entries_lack_a_key(folder):
     without = [{k: v for k, v in annotation(n).items() if k != 'area'} for n in (1, 2)]
     error = only_error(check(folder, dict(annotations=without)))
@@ -348,7 +384,8 @@ def test_splits_are_those_asked_for_and_equal_ones_are_read_once(folder):
     )
     (report,) = check_datasets(cfg, ('val', 'test'))
     assert report.keys == ['val_dataloader.dataset', 'test_dataloader.dataset']
-    assert not check_datasets(config(dataset(folder)), ('val',))
+    (report,) = check_datasets(config(dataset(folder)), ('train', 'val'))
+    assert report.keys == ['train_dataloader.dataset']
 
 
 def test_evaluator_of_other_annotations(folder):
@@ -433,3 +470,10 @@ def test_tool_prints_one_report_and_fails_on_errors(folder):
     assert 'error: 1 of 2 images' in done.stdout and 'val_dataloader' not in done.stdout
     assert '1 data sets, 1 errors, 0 warnings' in done.stdout
     assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize('splits', [('train',), ('train', 'val', 'test')])
+def test_config_without_data_sets_is_no_success(splits):
+    cfg = Config(dict(val_cfg=None, test_dataloader=None))
+    with pytest.raises(ValueError, match=r'no train_dataloader\.dataset.*: there is nothing'):
+        report_datasets(cfg, splits)

@@ -8,6 +8,7 @@ from torch import nn
 
 from castling_det.checkpoint import refuse_unsafe_checkpoints
 from castling_det.hooks import CheckpointFitHook
+from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
 
 
 class Toy(BaseModel):
@@ -29,7 +30,10 @@ class Count(BaseMetric):
         return dict(count=len(results))
 
 
-def build_runner(work_dir, model, load_from=None, resume=False):
+HOOKS_OF_CONFIG = (dict(type='EMAHook'), dict(type='CheckpointFitHook'))
+
+
+def build_runner(work_dir, model, load_from=None, resume=False, custom_hooks=HOOKS_OF_CONFIG):
     dataloader = dict(
         dataset=[dict(inputs=torch.ones(3))] * 2,
         batch_size=2,
@@ -44,7 +48,7 @@ def build_runner(work_dir, model, load_from=None, resume=False):
         test_dataloader=dataloader,
         test_cfg=dict(),
         test_evaluator=[Count()],
-        custom_hooks=[dict(type='EMAHook'), dict(type='CheckpointFitHook')],
+        custom_hooks=list(custom_hooks),
         load_from=load_from and str(load_from),
         resume=resume,
         experiment_name=f'{work_dir.name}_{model.head.out_features}_{load_from}_{resume}',
@@ -115,6 +119,17 @@ def test_bare_state_dict_reaches_model_and_average(tmp_path):
     runner = build_runner(tmp_path / 'test', Toy(), path)
     runner.test()
     assert all(torch.equal(weights[key], value) for key, value in runner.model.state_dict().items())
+
+
+@pytest.mark.parametrize('custom_hooks', [(), HOOKS_OF_CONFIG[:1], HOOKS_OF_CONFIG])
+def test_config_without_the_hook_gets_it(tmp_path, custom_hooks):
+    path = tmp_path / 'other.pth'
+    torch.save(dict(state_dict={'stem.weight': torch.ones(3)}), path)
+    runner = build_runner(tmp_path / 'test', Toy(), path, custom_hooks=custom_hooks)
+    refuse_other_checkpoints(runner)
+    assert sum(isinstance(hook, CheckpointFitHook) for hook in runner.hooks) == 1
+    with pytest.raises(ValueError, match=r'other\.pth is of another model'):
+        runner.test()
 
 
 def test_registered_in_the_root_registry():
