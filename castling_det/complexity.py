@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from castling_det.castle import training_form
 from castling_det.models.attention import CastlingAttention
+from castling_det.models.castling_levit import CastlingLeViT
 
 # Counted by mmengine, by none of the papers.
 _FREE_OPS = (
@@ -88,8 +89,8 @@ def count_complexity(model: nn.Module, *inputs: Tensor) -> Complexity:
 def count_forms(cfg: Config, shape: tuple[int, int]) -> dict[str, Complexity]:
     """Count the model of a config on one image, in every form that it has.
 
-    The softmax twin is the same config with ``model.backbone.attn`` SoftmaxAttention; its logit
-    biases are learnt on the grid that the backbone takes by default.
+    The softmax twin is the same config with ``model.backbone.attn`` SoftmaxAttention; LeViT's logit
+    biases are those of the image's grid.
 
     Args:
         cfg (Config): Config with ``model`` and ``default_scope``; it is not changed.
@@ -107,6 +108,8 @@ def count_forms(cfg: Config, shape: tuple[int, int]) -> dict[str, Complexity]:
         training = count_complexity(model, image)
     twin = deepcopy(cfg.model)
     twin.backbone.attn = dict(type='SoftmaxAttention')
+    if twin.backbone.type == 'CastlingLeViT':
+        twin.backbone.bias_grid = tuple(-(-side // CastlingLeViT.stride) for side in shape)
     softmax = count_complexity(_build(twin, cfg.default_scope), image)
     return {'training form': training, 'inference form': inference, 'softmax twin': softmax}
 

@@ -10,10 +10,18 @@ from torch import nn
 from torch.nn import functional as F
 
 from castling_det import training_form
-from castling_det.complexity import Complexity, count_complexity, count_forms, input_shape
+from castling_det.complexity import (
+    Complexity,
+    count_complexity,
+    count_config,
+    count_forms,
+    input_shape,
+)
 from castling_det.models import CastlingAttention, CastlingLeViT, SelfAttention, SoftmaxAttention
 
-TOOL = Path(__file__).parents[1] / 'tools' / 'get_complexity.py'
+ROOT = Path(__file__).parents[1]
+TOOL = ROOT / 'tools' / 'get_complexity.py'
+CONFIGS = ROOT / 'configs' / 'castling_picodet'
 SOFTMAX = dict(type='SoftmaxAttention')
 SEGMENTOR = dict(
     type='EncoderDecoder',
@@ -246,11 +254,11 @@ def test_forms_of_a_config():
     training, inference, twin = forms.values()
     assert training.macs - inference.macs == softmax_macs(64, 96)
     assert training.params == inference.params
-    expected = count_complexity(CastlingLeViT('nano', SOFTMAX), torch.zeros(1, 3, 64, 96))
-    assert twin.parts['backbone'] == expected
+    backbone = CastlingLeViT('nano', SOFTMAX, bias_grid=(4, 6))
+    assert twin.parts['backbone'] == count_complexity(backbone, torch.zeros(1, 3, 64, 96))
     assert twin.parts['decode_head'] == inference.parts['decode_head']
     assert cfg.model.to_dict() == SEGMENTOR
-    cfg.model.backbone.attn = SOFTMAX
+    cfg.model.backbone.update(attn=SOFTMAX, bias_grid=(4, 6))
     assert count_forms(cfg, (64, 96)) == {'inference form': twin}
 
 
@@ -348,3 +356,11 @@ def test_tool(tmp_path, monkeypatch, capsys):
     assert text[3].split()[:2] == ['whole', f'{forms["training form"].params / 1e6:.3f}']
     with pytest.raises(SystemExit, match='error: .*leaf.py: .*--shape H W'):
         run()
+
+
+def test_softmax_twin_counts_as_its_config():
+    name = 'picodet_levit-128s_8xb32-300e_coco-320x320.py'
+    ours, twin = (Config.fromfile(CONFIGS / f'{prefix}{name}') for prefix in ('castling-', ''))
+    counted = count_forms(ours, (320, 320))['softmax twin']
+    expected = count_config(twin, (320, 320))
+    assert (counted.params, counted.macs) == (expected.params, expected.macs)

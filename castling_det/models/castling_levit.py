@@ -257,6 +257,7 @@ class CastlingLeViT(BaseModule):
             drop_path_rate=0.1,
         ),
     }
+    stride = 16  # of the first stage
     value_ratio, downsample_value_ratio, mlp_ratio = 2, 4, 2
 
     def __init__(
