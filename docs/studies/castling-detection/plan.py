@@ -5,8 +5,8 @@ beyond two standard errors of the paired mean, else a tie) were written down bef
 The trial that sized it: 0.25 to 0.46 s of CPU time an iteration of the twin at 128 to 192 px, so
 about seven minutes a run of 1,040 iterations on one thread.
 
-One change since: the twin's best learning rate was the highest of the three tried, so 0.004 was added
-for both tuned arms, before any other arm had a result.
+One change since: the twin's best learning rate was the highest of the three tried, so 0.004 was
+added for both tuned arms, before any other arm had a result.
 """
 
 base = 'configs/castling_picodet/castling-picodet_levit-128s_1xb8-40e_bccd-160x160.py'
