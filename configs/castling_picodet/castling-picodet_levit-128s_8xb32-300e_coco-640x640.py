@@ -3,6 +3,10 @@
 Attention: Castling-ViT (arXiv 2211.10526); detector: PicoDet as of 2022.03. The paper's own COCO
 configs are unpublished; optimiser, neck width and schedule are ours. Status: not run.
 
+lr 0.002 is for 8 GPUs with 32 images each; `--auto-scale-lr` adapts it. Hours on GPUs: *not run*, `--dry-run`
+estimates them. On two CPU threads 300 epochs would take 15,391 hours at the 0.63 images a second of
+one dry run here (one training step of 8 images).
+
     tools/dist_train.sh configs/castling_picodet/castling-picodet_levit-128s_8xb32-300e_coco-640x640.py 8
 """
 
