@@ -13,9 +13,9 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
 import castling_det  # noqa: F401  registers types and makes `castling_det::` configs known
+from castling_det.analysis.model_zoo import stale_readmes
 from castling_det.complexity import input_shape
 from castling_det.datasets import CLASSES, PALETTE
-from castling_det.model_zoo import stale_readmes
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs'

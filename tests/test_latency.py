@@ -12,7 +12,7 @@ from mmengine.config import Config
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from castling_det import latency
-from castling_det.competitors import onnx_competitor, torch_competitors
+from castling_det.analysis.competitors import onnx_competitor, torch_competitors
 from castling_det.latency import (
     Competitor,
     Measurement,

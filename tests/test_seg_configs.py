@@ -19,8 +19,8 @@ from torch import nn
 
 import castling_det  # noqa: F401  registers types and makes `castling_det::` configs known
 from castling_det.checkpoint import check_fit
-from castling_det.config_checks import check_options
 from castling_det.datasets import CLASSES, PALETTE
+from castling_det.running.config_checks import check_options
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / 'configs' / 'castling_mask2former'

@@ -19,8 +19,12 @@ os.environ.setdefault('KINETO_LOG_LEVEL', '6')  # the memory profiler announces 
 
 import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
 from castling_det import latency
-from castling_det.cli import errors_in_one_sentence, load_config
-from castling_det.competitors import PRECISIONS, SOFTMAX, onnx_competitor, torch_competitors
+from castling_det.analysis.competitors import (
+    PRECISIONS,
+    SOFTMAX,
+    onnx_competitor,
+    torch_competitors,
+)
 from castling_det.complexity import input_shape
 from castling_det.latency import (
     FORMS,
@@ -32,6 +36,7 @@ from castling_det.latency import (
     Shape,
 )
 from castling_det.replacing import replacing
+from castling_det.running.cli import errors_in_one_sentence, load_config
 
 COLUMNS = ('input', 'model', 'median ms', 'p90 ms', 'x first', 'peak MiB', 'of it kept')
 ROW = '{:>9}  {:{}}  {:>12}  {:>9}  {:>7}  {:>9}  {:>10}'

@@ -7,9 +7,9 @@ import argparse
 from pathlib import Path
 
 import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
-from castling_det.cli import add_config_arguments, errors_in_one_sentence, load_config
 from castling_det.datasets.browsing import drawn_samples
-from castling_det.pictures import write_picture
+from castling_det.inference.pictures import write_picture
+from castling_det.running.cli import add_config_arguments, errors_in_one_sentence, load_config
 
 
 def parse_args() -> argparse.Namespace:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
 from castling_det.castle_checkpoint import castle_checkpoint
-from castling_det.cli import add_config_arguments, errors_in_one_sentence, load_config
 from castling_det.complexity import count_forms, input_shape
+from castling_det.running.cli import add_config_arguments, errors_in_one_sentence, load_config
 
 
 def parse_args() -> argparse.Namespace:

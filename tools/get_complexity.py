@@ -12,8 +12,8 @@ from itertools import chain
 from mmengine.config import DictAction
 
 import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
-from castling_det.cli import errors_in_one_sentence, load_config
 from castling_det.complexity import Complexity, count_forms, input_shape
+from castling_det.running.cli import errors_in_one_sentence, load_config
 
 Forms = dict[str, Complexity]
 

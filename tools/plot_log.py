@@ -6,9 +6,9 @@ python tools/plot_log.py work_dirs/NAME work_dirs/ANOTHER --out compared.png
 import argparse
 from pathlib import Path
 
-from castling_det.cli import errors_in_one_sentence
+from castling_det.analysis.train_log import plot_logs, read_log
 from castling_det.replacing import replacing
-from castling_det.train_log import plot_logs, read_log
+from castling_det.running.cli import errors_in_one_sentence
 
 
 def parse_args() -> argparse.Namespace:

@@ -6,11 +6,11 @@ The page is STUDY.md beside the plan's folder STUDY; the picture is STUDY/runs.p
 import argparse
 from pathlib import Path
 
-from castling_det.cli import errors_in_one_sentence
+from castling_det.analysis.study import Study
+from castling_det.analysis.study_report import picture, tables
+from castling_det.analysis.tables import fill_tables
 from castling_det.replacing import replacing
-from castling_det.study import Study
-from castling_det.study_report import picture, tables
-from castling_det.tables import fill_tables
+from castling_det.running.cli import errors_in_one_sentence
 
 
 def parse_args() -> argparse.Namespace:

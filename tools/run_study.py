@@ -1,7 +1,7 @@
 """Train and test the unfinished runs of a study: ``python tools/run_study.py PLAN``.
 
-A plan and its results are described in castling_det/study.py. Runs follow each other, each in
-processes of one thread; after an interruption the same command goes on.
+A plan and its results are described in castling_det/analysis/study.py. Runs follow each other, each
+in processes of one thread; after an interruption the same command goes on.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from resource import struct_rusage
 import torch
 from mmengine.config import Config
 
-from castling_det.cli import errors_in_one_sentence
-from castling_det.study import Run, Study, bootstrap_ap50
+from castling_det.analysis.study import Run, Study, bootstrap_ap50
+from castling_det.running.cli import errors_in_one_sentence
 
 TOOLS = Path(__file__).parent
 NUM_RESAMPLES = 200

@@ -7,18 +7,18 @@ from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 
 import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
-from castling_det.cli import (
+from castling_det.datasets.checks import check_datasets
+from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
+from castling_det.hooks.training_form_hook import TrainingFormHook
+from castling_det.running.cli import (
     add_config_arguments,
     add_run_arguments,
     errors_in_one_sentence,
     load_run_config,
 )
-from castling_det.config_checks import check_checkpoint, check_parts, check_work_dir
-from castling_det.datasets.checks import check_datasets
-from castling_det.distributed import is_first_process, start_processes
-from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
-from castling_det.hooks.training_form_hook import TrainingFormHook
-from castling_det.test_time_augmentation import add_test_time_augmentation
+from castling_det.running.config_checks import check_checkpoint, check_parts, check_work_dir
+from castling_det.running.distributed import is_first_process, start_processes
+from castling_det.running.test_time_augmentation import add_test_time_augmentation
 
 
 def parse_args() -> argparse.Namespace:

@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
-from castling_det.cli import errors_in_one_sentence
-from castling_det.model_zoo import stale_readmes
+from castling_det.analysis.model_zoo import stale_readmes
 from castling_det.replacing import replacing
+from castling_det.running.cli import errors_in_one_sentence
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,7 +12,7 @@ from mmengine.registry import init_default_scope
 from numpy import ndarray
 
 from castling_det.datasets.loading import LoadReadableImage
-from castling_det.pictures import LegibleVisualizer, draw
+from castling_det.inference.pictures import LegibleVisualizer, draw
 
 READABLE_ARGUMENTS = {'type', 'color_type', 'on_error'}
 

@@ -4,7 +4,7 @@ With them come the image loading and the visualizer of the detectors' configs.
 """
 
 from castling_det.datasets.loading import LoadReadableImage
-from castling_det.pictures import LegibleVisualizer
+from castling_det.inference.pictures import LegibleVisualizer
 
 from .lc_pan import LCPAN
 from .lcnet import LCNet

@@ -15,8 +15,8 @@ from mmengine.registry import VISUALIZERS
 from mmengine.structures import InstanceData
 from numpy import ndarray
 
-from castling_det.frames import Frame, ImageFiles, VideoFile
-from castling_det.inference import Predictor, records
+from castling_det.inference.frames import Frame, ImageFiles, VideoFile
+from castling_det.inference.predictors import Predictor, records
 from castling_det.replacing import replacing
 
 _SUFFIXES = {'.jpg', '.jpeg', '.png'}
@@ -152,7 +152,7 @@ def draw_predictions(
 ) -> tuple[int, int]:
     """Write what a model sees on frames, as pictures and as ``predictions.json``.
 
-    The json is a list of one dict a box, see :func:`castling_det.inference.records`.
+    The json is a list of one dict a box, see :func:`castling_det.inference.predictors.records`.
 
     Args:
         frames (ImageFiles | VideoFile): Where the images come from.

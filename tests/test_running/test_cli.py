@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from castling_det.cli import (
+from castling_det.running.cli import (
     add_config_arguments,
     add_run_arguments,
     errors_in_one_sentence,

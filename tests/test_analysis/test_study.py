@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from castling_det.study import Run, Study, bootstrap_ap50
+from castling_det.analysis.study import Run, Study, bootstrap_ap50
 
 PLAN = """
 base = '{base}'

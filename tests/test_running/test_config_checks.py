@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config, ConfigDict
 
-from castling_det.config_checks import (
+from castling_det.running.config_checks import (
     check_checkpoint,
     check_input_size,
     check_numbers,
@@ -12,7 +12,7 @@ from castling_det.config_checks import (
     check_work_dir,
 )
 
-CONFIGS = Path(__file__).parents[1] / 'configs' / 'castling_picodet'
+CONFIGS = Path(__file__).parents[2] / 'configs' / 'castling_picodet'
 DEMO = CONFIGS / 'castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 from matplotlib.figure import Figure
 
+from castling_det.analysis.study import Run, Study
 from castling_det.complexity import count_config, input_shape
-from castling_det.study import Run, Study
 
 Rows = list[list[str]]
 

@@ -14,12 +14,12 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import Tensor, nn
 
+from castling_det.analysis.train_log import read_log
 from castling_det.checkpoint import read_checkpoint
 from castling_det.complexity import input_shape
 from castling_det.hooks.castling_hook import castling_attentions
 from castling_det.models.attention import CastlingAttention
 from castling_det.models.value_conv import Grid
-from castling_det.train_log import read_log
 
 _PREFIX = 'nonzeros/'
 

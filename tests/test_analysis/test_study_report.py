@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from castling_det.study import Run, Study
-from castling_det.study_report import picture, tables
+from castling_det.analysis.study import Run, Study
+from castling_det.analysis.study_report import picture, tables
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NANO = ROOT / 'configs/castling_picodet/castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
 PLAN = f"""
 base = '{NANO}'

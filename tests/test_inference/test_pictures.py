@@ -10,8 +10,8 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
-from castling_det.frames import open_frames
-from castling_det.pictures import LegibleVisualizer, draw, draw_predictions
+from castling_det.inference.frames import open_frames
+from castling_det.inference.pictures import LegibleVisualizer, draw, draw_predictions
 
 GREY = 90
 RED, BLUE = (220, 60, 60), (70, 90, 220)  # as metainfo has them: RGB

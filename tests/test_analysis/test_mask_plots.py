@@ -10,8 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from castling_det.hooks.castling_hook import castling_attentions
-from castling_det.mask_plots import (
+from castling_det.analysis.mask_plots import (
     example_image,
     layer_inputs,
     load_run,
@@ -19,8 +18,9 @@ from castling_det.mask_plots import (
     plot_nonzeros,
     read_nonzeros,
 )
+from castling_det.hooks.castling_hook import castling_attentions
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STEM = 'castling-picodet_levit-nano_1xb16-16e_shapes-64x512'
 CONFIG = ROOT / 'configs/castling_picodet' / f'{STEM}.py'
 

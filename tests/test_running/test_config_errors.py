@@ -5,7 +5,7 @@ from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS, DefaultScope
 from torch import nn
 from torch.optim import SGD
 
-from castling_det.cli import errors_in_one_sentence, load_config
+from castling_det.running.cli import errors_in_one_sentence, load_config
 
 DEMO = 'castling_det::castling_picodet/castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
 

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from castling_det.train_log import plot_logs, read_log
+from castling_det.analysis.train_log import plot_logs, read_log
 
-TOOL = Path(__file__).parents[1] / 'tools' / 'plot_log.py'
+TOOL = Path(__file__).parents[2] / 'tools' / 'plot_log.py'
 
 
 def train(iteration: int, loss: float, **fields: float) -> dict:

@@ -13,8 +13,8 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.fileio import load
 
+from castling_det.analysis.tables import fill_tables
 from castling_det.complexity import Complexity, count_config
-from castling_det.tables import fill_tables
 
 _TASKS = dict(mmdet='detection', mmseg='segmentation', mmpretrain='classification')
 _NAME = re.compile(

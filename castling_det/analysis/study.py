@@ -31,7 +31,7 @@ from numpy import ndarray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from castling_det.cli import load_config
+from castling_det.running.cli import load_config
 
 
 @dataclass(frozen=True)

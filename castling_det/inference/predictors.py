@@ -17,7 +17,7 @@ from mmengine.runner import load_state_dict
 from numpy import ndarray
 
 from castling_det.checkpoint import check_fit, read_checkpoint
-from castling_det.frames import Frame
+from castling_det.inference.frames import Frame
 
 
 class Predictor(Protocol):

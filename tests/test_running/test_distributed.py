@@ -15,11 +15,11 @@ from mmengine.registry import MODEL_WRAPPERS, RUNNERS, DefaultScope
 from mmengine.visualization import Visualizer
 from torch import nn
 
-from castling_det.cli import load_config
 from castling_det.datasets.shapes import write_shapes
-from castling_det.distributed import CPUDataParallel, is_first_process, start_processes
+from castling_det.running.cli import load_config
+from castling_det.running.distributed import CPUDataParallel, is_first_process, start_processes
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ITERATIONS = 20
 
 # 20 iterations of 8 images, in float64 with frozen batch norms and no augmentation: all that still

@@ -14,9 +14,9 @@ import mmengine.config.config as reading
 import mmengine.registry.build_functions as building
 from mmengine.config import Config
 
-from castling_det.config_checks import paths
+from castling_det.running.config_checks import paths
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 MAX_LENGTH = 200
 MAX_PLACES = 3
 READERS = ('_file2dict', '_is_lazy_import')

@@ -9,8 +9,13 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 from castling_det.checkpoint import refuse_unsafe_checkpoints
-from castling_det.config_checks import check_numbers, check_options
-from castling_det.config_errors import building_error, is_ours, place_in_config, reading_error
+from castling_det.running.config_checks import check_numbers, check_options
+from castling_det.running.config_errors import (
+    building_error,
+    is_ours,
+    place_in_config,
+    reading_error,
+)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

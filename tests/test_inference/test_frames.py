@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from castling_det.frames import ImageFiles, VideoFile, open_frames
+from castling_det.inference.frames import ImageFiles, VideoFile, open_frames
 
 
 def write_video(path: Path, brightness: list[int], frame_rate: float = 5) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from castling_det.test_time_augmentation import add_test_time_augmentation
+from castling_det.running.test_time_augmentation import add_test_time_augmentation
 
-CONFIGS = Path(__file__).parents[1] / 'configs' / 'castling_picodet'
+CONFIGS = Path(__file__).parents[2] / 'configs' / 'castling_picodet'
 DEMO = CONFIGS / 'castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
 
 

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from castling_det.analysis.model_zoo import stale_readmes
 from castling_det.complexity import count_complexity
-from castling_det.model_zoo import stale_readmes
 from castling_det.models import CastlingLeViT
 
-TOOL = Path(__file__).parents[1] / 'tools' / 'update_tables.py'
+TOOL = Path(__file__).parents[2] / 'tools' / 'update_tables.py'
 LEAF = """
 default_scope = 'mmdet'
 model = dict(type='CastlingLeViT', arch='nano', attn=dict(type='{attn}'))

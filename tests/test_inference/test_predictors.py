@@ -16,10 +16,10 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
 from castling_det.datasets import CLASSES
-from castling_det.frames import Frame
-from castling_det.inference import Detector, records
+from castling_det.inference.frames import Frame
+from castling_det.inference.predictors import Detector, records
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = next(ROOT.glob('configs/castling_picodet/castling-picodet_levit-nano_*.py'))
 SIZE = [int(side) for side in CONFIG.stem.rpartition('-')[2].split('x')]  # height, width
 

@@ -1,0 +1,1 @@
+"""What trained models cost and reach: tables, studies and plots of them."""
