@@ -1,7 +1,6 @@
 """From a training checkpoint to the two files that ship: weights and config of inference form."""
 
 import hashlib
-import os
 from copy import deepcopy
 from dataclasses import dataclass
 from io import BytesIO
@@ -14,8 +13,9 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from castling_det.castle import castle
-from castling_det.checkpoint import read_checkpoint
+from castling_det.checkpoint import read_checkpoint, weights_of
 from castling_det.models.attention import MaskedSoftmax
+from castling_det.replacing import replacing
 
 _KEPT_META = ('dataset_meta', 'epoch', 'iter', 'castling')
 
@@ -87,7 +87,7 @@ def castle_checkpoint(
         castle(model)
     except ValueError as error:
         raise ValueError(f'{cfg.filename}: {error}') from error
-    _load(model, trained.get('state_dict', trained), checkpoint, cfg.filename)
+    _load(model, weights_of(trained), checkpoint, cfg.filename)
 
     text = castled_cfg.pretty_text
     meta = {key: value for key, value in trained.get('meta', {}).items() if key in _KEPT_META}
@@ -104,9 +104,9 @@ def castle_checkpoint(
     out = Path(out)
     folder, name = (out.parent, out.stem) if out.suffix == '.pth' else (out, name)
     stem = f'{name}-castled-{hashlib.sha256(content).hexdigest()[:8]}'
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / f'{stem}.py', text.encode())
-    _write(folder / f'{stem}.pth', content)
+    for suffix, written in (('.py', text.encode()), ('.pth', content)):
+        with replacing(folder / f'{stem}{suffix}') as unfinished:
+            unfinished.write_bytes(written)
     masks = meta.get('castling', dict(ramp=None, nonzeros={}))
     return CastledFiles(folder / f'{stem}.pth', folder / f'{stem}.py', **masks)
 
@@ -135,10 +135,3 @@ def _load(model: nn.Module, weights: dict, checkpoint: str | Path, config: str) 
     except RuntimeError as error:
         reason = ' '.join(str(error).split())
         raise ValueError(f'{checkpoint} does not fit {config}: {reason[:300]}') from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
-    unfinished.write_bytes(content)
-    unfinished.replace(path)

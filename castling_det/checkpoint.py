@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Mapping, Set
-from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NoReturn
@@ -13,6 +12,8 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
+
+from castling_det.replacing import replacing
 
 
 def _statistics_method(owner: Any, name: str) -> Callable:
@@ -65,6 +66,14 @@ def read_checkpoint(filename: str | Path, map_location: str = 'cpu') -> dict[str
     if not isinstance(checkpoint, dict):
         raise ValueError(f'{filename} holds a {type(checkpoint).__name__}, not a checkpoint')
     return checkpoint
+
+
+def weights_of(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights in a checkpoint: of mm libraries, of others (``model``), or all that it is.
+
+    Those of a Runner with EMA are the averaged ones, which are what is evaluated.
+    """
+    return checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
 
 
 def refuse_unsafe_checkpoints() -> None:
@@ -151,17 +160,12 @@ def write_whole(path: str | Path, content: bytes) -> None:
     Raises:
         ValueError: If it cannot be written; what was at ``path`` is untouched.
     """
-    path = Path(path)
-    partial = path.with_name(f'{path.name}.partial')
     try:
-        with partial.open('wb') as file:
+        with replacing(Path(path)) as unfinished, unfinished.open('wb') as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise ValueError(
             f'{path} cannot be written ({error.strerror}); the files before it are as they were: '
             f'make room or choose another --work-dir, and go on by --resume'

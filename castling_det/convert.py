@@ -10,7 +10,7 @@ import torch
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
-from castling_det.checkpoint import read_checkpoint
+from castling_det.checkpoint import read_checkpoint, weights_of
 
 StateDict = dict[str, Tensor]
 
@@ -208,8 +208,7 @@ def load_pretrained(
         FileNotFoundError: If the file does not exist.
         ValueError: If no key matches, or a key that matches has another shape.
     """
-    checkpoint = read_checkpoint(filename)
-    state_dict = checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
+    state_dict = weights_of(read_checkpoint(filename))
     if prefix:
         stem = prefix.rstrip('.') + '.'
         state_dict = {k.removeprefix(stem): v for k, v in state_dict.items() if k.startswith(stem)}

@@ -15,7 +15,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import Tensor, nn
 
 from castling_det.analysis.train_log import read_log
-from castling_det.checkpoint import read_checkpoint
+from castling_det.checkpoint import read_checkpoint, weights_of
 from castling_det.complexity import input_shape
 from castling_det.hooks.castling_hook import castling_attentions
 from castling_det.models.attention import CastlingAttention
@@ -83,7 +83,7 @@ def load_run(work_dir: str | Path) -> tuple[Config, nn.Module]:
         raise ValueError(f'{work_dir} holds several configs, leave one: {names}')
     cfg = Config.fromfile(configs[0])
     checkpoint = work_dir / Path(last.read_text().strip()).name
-    weights = read_checkpoint(checkpoint)['state_dict']
+    weights = weights_of(read_checkpoint(checkpoint))
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
         model = MODELS.build(cfg.model)
     try:

@@ -31,6 +31,7 @@ from numpy import ndarray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from castling_det.replacing import replacing
 from castling_det.running.cli import load_config
 
 
@@ -110,11 +111,8 @@ class Study:
 
     def save(self, run: Run, result: dict) -> None:
         """Write the json of a finished run; it appears complete or not at all."""
-        self.results_dir.mkdir(exist_ok=True)
-        file = self.results_dir / f'{run.name}.json'
-        part = file.with_suffix('.part')
-        part.write_text(json.dumps(result, indent=1) + '\n')
-        part.rename(file)
+        with replacing(self.results_dir / f'{run.name}.json') as unfinished:
+            unfinished.write_text(json.dumps(result, indent=1) + '\n')
 
     def score(self, run: Run) -> float:
         """The plan's metric of a finished run."""

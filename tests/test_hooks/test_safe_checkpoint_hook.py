@@ -59,7 +59,7 @@ class DiskFullAt(Hook):
 
         def open_full(path, mode='r'):
             file = original(path, mode)
-            if not path.name.startswith(self.name):
+            if not path.name.startswith(f'.unfinished-{self.name}'):
                 return file
             file.close()
             return HalfFile(path, mode)
@@ -84,7 +84,7 @@ def test_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, name):
     assert '\n' not in message and '--resume' in message
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_2.pth')
     assert read_checkpoint(tmp_path / 'epoch_2.pth')['meta']['epoch'] == 2
-    assert not list(tmp_path.glob('*.partial'))
+    assert not list(tmp_path.glob('.unfinished-*'))
     resumed = build_runner(tmp_path, resume=True)
     resumed.train()
     assert resumed.epoch == 5
