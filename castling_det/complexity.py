@@ -75,7 +75,10 @@ def count_complexity(model: nn.Module, *inputs: Tensor) -> Complexity:
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     analyzer.set_op_handle(
         **dict.fromkeys(_FREE_OPS, _no_macs),
-        **{'aten::scaled_dot_product_attention': _attention_macs},
+        **{
+            'aten::scaled_dot_product_attention': _attention_macs,
+            'aten::baddbmm': _masked_product_macs,
+        },
     )
     try:
         with torch.no_grad():
@@ -122,8 +125,11 @@ def count_config(cfg: Config, shape: tuple[int, int]) -> Complexity:
 def input_shape(cfg: Config) -> tuple[int, int]:
     """Height and width of what the model sees in the test that its config describes.
 
+    Where the test pipeline leaves them to each image they are those of mmseg's
+    ``model.data_preprocessor.size``, the crop that the model is trained on.
+
     Raises:
-        ValueError: If the test pipeline leaves them to each image, or there is none.
+        ValueError: If neither says them.
     """
     scale = shape = None  # width and height, as the transforms have them
     for transform in _test_pipeline(cfg):
@@ -135,12 +141,16 @@ def input_shape(cfg: Config) -> tuple[int, int]:
             shape = _pair(transform['size'])
         elif kind == 'Pad' and transform.get('pad_to_square', False) and scale is not None:
             shape = (max(scale), max(scale))
-    if shape is None:
+    if shape is not None:
+        return shape[1], shape[0]
+    crop = (cfg.get('model', {}).get('data_preprocessor') or {}).get('size')
+    if crop is None:
         raise ValueError(
             f'{cfg.filename}: test_dataloader.dataset.pipeline fixes no input size (by a Resize '
-            'with `scale` and without keep_ratio, or by a Pad): give it as --shape H W'
+            'with `scale` and without keep_ratio, or by a Pad), and there is no '
+            'model.data_preprocessor.size: give it as --shape H W'
         )
-    return shape[1], shape[0]
+    return tuple(crop)
 
 
 def _test_pipeline(cfg: Config) -> list[dict]:
@@ -193,3 +203,9 @@ def _attention_macs(inputs: list, outputs: list) -> int:
     """MACs of q kᵀ and of the product with v; mmengine's counter sees this op as free."""
     q, k, v = (value.type().sizes() for value in inputs[:3])
     return math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
+
+
+def _masked_product_macs(inputs: list, outputs: list) -> int:
+    """MACs of ``mask + q kᵀ``, which ``nn.MultiheadAttention`` computes where it has a mask."""
+    q, k = (value.type().sizes() for value in inputs[1:3])
+    return math.prod(q) * k[-1]

@@ -17,12 +17,14 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from torch.profiler import ProfilerActivity, profile
 
 Shape = tuple[int, int]
 Call = Callable[[], Any]
 
 FORMS = dict(inference='inference form', twin='softmax twin', training='training form')
+PARTS = ('whole', 'backbone')
 TORCH_MODES = ('eager', 'compile')
 ONNX_MODES = ('onnxruntime', 'openvino')
 
@@ -39,9 +41,10 @@ class Setting:
         batch (int): Images of a forward. Defaults to 1.
         warm_up (int): Calls before the first that is timed. Defaults to 3.
         rounds (int): Timed calls. Defaults to 15.
-        with_nms (bool): Whether detectors decode boxes and run NMS (``mode='predict'``), or stop
-            at the head's maps. Weights are random, so that every location passes the score
-            threshold and NMS gets as many boxes as it ever does. Defaults to False.
+        with_nms (bool): Whether detectors decode boxes and run NMS (``mode='predict'``), and
+            segmentors make a label map of the image's size, or both stop at the head's maps.
+            Weights are random, so that every location passes the score threshold and NMS gets as
+            many boxes as it ever does. Defaults to False.
 
     Raises:
         ValueError: If there is no such device, or nothing would be timed.
@@ -84,16 +87,19 @@ class Entry:
         form (str): A value of ``FORMS``, or 'as exported'.
         mode (str): One of ``TORCH_MODES`` or ``ONNX_MODES``.
         precision (str): As in the setting, or 'as exported'.
+        part (str): One of ``PARTS``: the whole model, or its backbone alone.
     """
 
     model: str
     form: str
     mode: str
     precision: str
+    part: str
 
     @property
     def name(self) -> str:
-        return f'{self.model}, {self.form}, {self.mode}'
+        model = self.model if self.part == 'whole' else f'{self.model}, {self.part}'
+        return f'{model}, {self.form}, {self.mode}'
 
 
 @dataclass(frozen=True)
@@ -103,10 +109,13 @@ class Competitor(Entry):
     Attributes:
         prepare (Callable): Height and width of the images to a function that runs one batch.
         release (Callable): Frees what forwards have kept.
+        count (Callable, optional): Height and width to the multiply-accumulates of a forward of one
+            image, without NMS; None where they cannot be counted.
     """
 
     prepare: Callable[[Shape], Call]
     release: Callable[[], Any]
+    count: Callable[[Shape], int] | None
 
 
 @dataclass(frozen=True)
@@ -119,6 +128,7 @@ class Measurement(Entry):
         threads (int): As in the setting.
         seconds (tuple[float, ...]): Of each round; empty where memory did not suffice.
         memory (Memory, optional): In eager mode alone.
+        macs (int, optional): Of a forward of one image; in eager mode alone.
     """
 
     shape: Shape
@@ -126,6 +136,7 @@ class Measurement(Entry):
     threads: int
     seconds: tuple[float, ...]
     memory: Memory | None
+    macs: int | None
 
     @property
     def median(self) -> float:
@@ -262,7 +273,8 @@ def measure(
     """Measure competitors against each other, one input size after the other.
 
     Memory comes first, each competitor alone, from a first forward that keeps nothing yet. Who
-    runs out of it is left out of that size's race, and says so by having no times.
+    runs out of it is left out of that size's race, and says so by having no times; who runs out of
+    it only while MACs are counted, step by step, has none.
 
     Args:
         competitors (Sequence[Competitor]): All of them stay in memory.
@@ -284,7 +296,7 @@ def measure(
 def _measure_at(
     competitors: Sequence[Competitor], shape: Shape, setting: Setting
 ) -> list[Measurement]:
-    calls, memories = {}, {}
+    calls, memories, macs = {}, {}, {}
     torch.compiler.reset()
     for competitor in competitors:
         competitor.release()
@@ -300,6 +312,8 @@ def _measure_at(
                 else:
                     call()
                 calls[number] = call
+                if competitor.mode == 'eager' and competitor.count is not None:
+                    macs[number] = competitor.count(shape)
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -314,11 +328,13 @@ def _measure_at(
             competitor.form,
             competitor.mode,
             competitor.precision,
+            competitor.part,
             shape,
             setting.device,
             setting.threads,
             seconds.get(number, ()),
             memories.get(number),
+            macs.get(number),
         )
         for number, competitor in enumerate(competitors)
     ]
@@ -351,16 +367,19 @@ def faster_from(ours: Sequence[Measurement], theirs: Sequence[Measurement]) -> S
 
 
 def plot_latencies(measurements: Sequence[Measurement]) -> Figure:
-    """Draw the median time (shaded up to p90) and the peak of memory against the input size.
+    """Draw the median time (shaded up to p90), the peak of memory and MACs against the input size.
 
-    Both axes are logarithmic: a line of slope 2 is linear in the number of pixels, one of slope 4
-    quadratic. A colour is a model, a dash pattern its form, a marker the mode.
+    Axes are logarithmic: a line of slope 2 is linear in the number of pixels, one of slope 4
+    quadratic. A colour is a model or a backbone, a dash pattern its form, a marker the mode.
     """
-    figure = Figure(figsize=(11, 5), dpi=100)
+    titles = ['latency, ms', 'memory, MiB']
+    if any(each.macs for each in measurements):
+        titles.append('MACs of one image, G')
+    figure = Figure(figsize=(5.5 * len(titles), 5), dpi=100)
     figure.set_layout_engine('constrained')
-    panels = dict(zip(('latency, ms', 'memory, MiB'), figure.subplots(1, 2), strict=True))
+    panels = dict(zip(titles, figure.subplots(1, len(titles)), strict=True))
     names = list(dict.fromkeys(each.name for each in measurements))
-    models = list(dict.fromkeys(each.model for each in measurements))
+    models = list(dict.fromkeys((each.model, each.part) for each in measurements))
     dashes = dict(zip(FORMS.values(), ('-', '--', ':'), strict=True)) | {'as exported': '-.'}
     markers = dict(zip(TORCH_MODES + ONNX_MODES, 'os^D', strict=True))
     for name in names:
@@ -369,24 +388,30 @@ def plot_latencies(measurements: Sequence[Measurement]) -> Figure:
         if not own:
             continue
         style = dict(
-            color=f'C{models.index(own[0].model) % 10}',
+            color=f'C{models.index((own[0].model, own[0].part)) % 10}',
             linestyle=dashes[own[0].form],
             marker=markers[own[0].mode],
             markersize=4,
         )
         sides = [math.sqrt(math.prod(each.shape)) for each in own]
         medians = [1e3 * each.median for each in own]
-        time, memory = panels.values()
+        time, memory, *macs = panels.values()
         time.plot(sides, medians, label=name, **style)
         tails = [1e3 * each.p90 for each in own]
         time.fill_between(sides, medians, tails, color=style['color'], alpha=0.1, linewidth=0)
         if own[0].memory is not None:
             memory.plot(sides, [each.memory.peak / 2**20 for each in own], **style)
+        counted = [
+            (side, each.macs / 1e9) for side, each in zip(sides, own, strict=True) if each.macs
+        ]
+        if counted:
+            macs[0].plot(*zip(*counted, strict=True), **style)
     ticks = sorted({math.sqrt(math.prod(each.shape)) for each in measurements})
     for title, panel in panels.items():
         panel.set(title=title, xscale='log', yscale='log', xlabel='square root of the pixels')
         panel.set_xticks(ticks, [f'{tick:.0f}' for tick in ticks])
         panel.set_xticks([], minor=True)
+        panel.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         panel.yaxis.set_major_formatter('{x:g}')
         panel.yaxis.set_minor_formatter('{x:g}')
         panel.grid(alpha=0.3)

@@ -15,12 +15,13 @@ from castling_det.models.attention import MaskedSoftmax
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / 'configs/castling_picodet'
+SEGMENTORS = ROOT / 'configs/castling_mask2former'
 STEM = 'castling-picodet_levit-nano_1xb16-16e_shapes-64x512'
 NONZEROS = {'backbone.stages.0.blocks.0.attn.attn': 0.0123, 'backbone.other': 0.0}
 
 
-def build(cfg):
-    with DefaultScope.overwrite_default_scope('mmdet'):
+def build(cfg, scope='mmdet'):
+    with DefaultScope.overwrite_default_scope(scope):
         return MODELS.build(cfg.model)
 
 
@@ -80,6 +81,33 @@ def test_castled_files_give_the_evaluated_outputs(trained, castled):
     with torch.no_grad(), training_form(model.eval()):
         for kind, expected in zip(model(x), average(x), strict=True):
             assert all(map(torch.equal, kind, expected))
+
+
+@pytest.mark.parametrize('name', ['segformer_vit-nano', 'mask2former-nano_vit-nano'])
+def test_castled_segmentor_gives_the_same_maps(name, tmp_path, monkeypatch, capsys):
+    """By the tool; the MACs that it tells differ by the softmax of six blocks of four heads."""
+    path = SEGMENTORS / f'castling-{name}_1xb4-4000i_camvid-192x256.py'
+    cfg = Config.fromfile(path)
+    torch.manual_seed(0)
+    model = build(cfg, 'mmseg').eval()
+    torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'seg.pth')
+    command = ['castle.py', path, tmp_path / 'seg.pth', '--out', tmp_path / 'out']
+    monkeypatch.setattr(sys, 'argv', list(map(str, command)))
+    runpy.run_path(str(ROOT / 'tools' / 'castle.py'), run_name='__main__')
+    lines = capsys.readouterr().out.splitlines()
+    macs = [float(line.split()[-5]) for line in lines if line.endswith(' M MACs at 192x256')]
+    tokens = 12 * 16 + 1
+    assert macs[0] - macs[1] == pytest.approx(6 * 4 * 2 * tokens**2 * 32 / 1e6, abs=0.11)
+
+    (config,) = (tmp_path / 'out').glob('*.py')
+    castled = build(Config.fromfile(config), 'mmseg').eval()
+    assert not any(isinstance(module, MaskedSoftmax) for module in castled.modules())
+    weights = torch.load(config.with_suffix('.pth'), weights_only=True)['state_dict']
+    castled.load_state_dict(weights, strict=True)
+    x = torch.randn(1, 3, 64, 96)
+    meta = dict.fromkeys(('ori_shape', 'img_shape', 'pad_shape'), (64, 96))
+    with torch.no_grad(), training_form(castled):
+        assert torch.equal(castled.encode_decode(x, [meta]), model.encode_decode(x, [meta]))
 
 
 def test_castled_again(castled, tmp_path):

@@ -176,6 +176,26 @@ def test_fused_attention_counts_as_the_explicit_one(bias):
     assert count_complexity(Twin(), q, k, v).macs == explicit
 
 
+class MaskedAttention(nn.Module):
+    """torch's own attention, as Mask2Former's decoder has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.attn = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, q, kv, mask=None):
+        return self.attn(q, kv, kv, attn_mask=mask)[0]
+
+
+def test_masked_attention_counts_as_the_plain_one():
+    """Five queries on seven keys of two heads: two products beside the four projections."""
+    q, kv = torch.ones(3, 5, 8), torch.ones(3, 7, 8)
+    plain = count_complexity(MaskedAttention(), q, kv).macs
+    assert plain == 3 * (2 * 5 * 8 * 8 + 2 * 7 * 8 * 8 + 2 * 5 * 7 * 8)
+    masked = count_complexity(MaskedAttention(), q, kv, torch.zeros(3 * 2, 5, 7))
+    assert masked.macs == plain
+
+
 def test_norms_and_resizing_are_free():
     model = nn.Sequential(
         nn.Conv2d(4, 4, 1, bias=False),
@@ -315,12 +335,23 @@ def test_input_shape_is_what_the_test_pipeline_makes(pipeline, shape):
     assert input_shape(Config(dict(test_pipeline=other, test_dataloader=wrapped))) == shape
 
 
+def test_input_shape_of_a_segmentor_is_its_crop_where_tests_keep_the_ratio():
+    """The crop is height and width, as mmseg has it; a size that the test fixes comes first."""
+    model = dict(data_preprocessor=dict(type='SegDataPreProcessor', size=(64, 96)))
+    resize = dict(type='Resize', scale=(2560, 640), keep_ratio=True)
+    loader = dict(dataset=dict(pipeline=[resize]))
+    assert input_shape(Config(dict(model=model, test_dataloader=loader))) == (64, 96)
+    loader = dict(dataset=dict(pipeline=[dict(resize, keep_ratio=False)]))
+    assert input_shape(Config(dict(model=model, test_dataloader=loader))) == (640, 2560)
+
+
 @pytest.mark.parametrize(
     'content',
     [
         '',
         "test_pipeline = [dict(type='Resize', scale=(64, 96), keep_ratio=True)]",
         "test_pipeline = [dict(type='Pad', size_divisor=32)]",
+        'model = dict(data_preprocessor=dict(size_divisor=32))',
     ],
 )
 def test_input_shape_of_each_image_is_refused(tmp_path, content):

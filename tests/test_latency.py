@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from castling_det import latency
 from castling_det.analysis.competitors import onnx_competitor, torch_competitors
+from castling_det.complexity import count_forms
 from castling_det.latency import (
     Competitor,
     Measurement,
@@ -30,6 +31,9 @@ from castling_det.models.castling_levit import LogitBias
 
 ROOT = Path(__file__).parents[1]
 NANO = ROOT / 'configs/castling_picodet/castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
+SEGMENTOR = (
+    ROOT / 'configs/castling_mask2former/castling-segformer_vit-nano_1xb4-4000i_camvid-192x256.py'
+)
 LCNET = ROOT / 'configs/castling_picodet/picodet-s_lcnet_4xb48-300e_coco-416x416.py'
 MIB = 2**20
 
@@ -53,8 +57,11 @@ class FakeMachine:
         return self.now
 
 
-def measurement(seconds, side=64, form='inference form', memory=None, model='a'):
-    return Measurement(model, form, 'eager', 'fp32', (side, side), 'cpu', 1, tuple(seconds), memory)
+def measurement(
+    seconds, side=64, form='inference form', memory=None, model='a', part='whole', macs=None
+):
+    entry = (model, form, 'eager', 'fp32', part)
+    return Measurement(*entry, (side, side), 'cpu', 1, tuple(seconds), memory, macs)
 
 
 def test_calls_take_turns_and_the_warm_up_is_dropped():
@@ -125,7 +132,8 @@ def test_peak_and_kept_memory_of_a_call():
 
 def fake(name, machine, durations):
     call = machine.call(name, durations)
-    return Competitor(name, 'inference form', 'compile', 'fp32', lambda shape: call, lambda: None)
+    entry = (name, 'inference form', 'compile', 'fp32', 'whole')
+    return Competitor(*entry, lambda shape: call, lambda: None, None)
 
 
 def test_measuring_size_by_size(monkeypatch):
@@ -147,8 +155,8 @@ def test_measuring_size_by_size(monkeypatch):
     assert (results[0].device, results[0].precision, results[0].threads) == ('cpu', 'fp32', 1)
 
 
-def eager(name, prepare, release=lambda: None):
-    return Competitor(name, 'as exported', 'eager', 'fp32', prepare, release)
+def eager(name, prepare, release=lambda: None, count=None):
+    return Competitor(name, 'as exported', 'eager', 'fp32', 'whole', prepare, release, count)
 
 
 def test_who_needs_too_much_memory_is_out_of_the_race():
@@ -178,6 +186,19 @@ def test_who_needs_too_much_memory_is_out_of_the_race():
     assert len(kept) == 2
 
 
+def test_who_cannot_be_counted_stays_in_the_race():
+    def lack(shape):
+        raise torch.OutOfMemoryError('the whole matrix of logits')
+
+    both = [
+        eager('a', lambda shape: list, count=math.prod),
+        eager('b', lambda shape: list, count=lack),
+    ]
+    counted, uncounted = measure(both, [(3, 5)], Setting(rounds=2))
+    assert (counted.macs, uncounted.macs) == (15, None)
+    assert len(uncounted.seconds) == 2 and uncounted.memory is not None
+
+
 def test_other_errors_are_no_lack_of_memory():
     def broken(shape):
         raise RuntimeError('something else')
@@ -205,6 +226,23 @@ def test_plot_draws_a_line_for_each_competitor():
     assert list(time.lines[0].get_xdata()) == [64, 128]
     assert time.lines[0].get_ydata() == pytest.approx([2, 3])
     assert len(memory.lines) == 2 and list(memory.lines[0].get_ydata()) == [3, 3]
+
+
+def test_plot_draws_macs_where_they_are_counted():
+    """A backbone has another colour than its model, a twin another dash pattern."""
+    lines = [
+        measurement([0.1], 64, memory=Memory(0, 0), macs=3e9),
+        measurement([0.1], 64, memory=Memory(0, 0), macs=1e9, part='backbone'),
+        measurement([0.1], 128, 'softmax twin', Memory(0, 0), macs=8e9, part='backbone'),
+        measurement([0.1], 64, 'softmax twin', Memory(0, 0), macs=2e9, part='backbone'),
+        measurement([0.1], 256, 'softmax twin', Memory(0, 0), part='backbone'),
+    ]
+    *_, macs = plot_latencies(lines).axes
+    assert macs.get_title() == 'MACs of one image, G'
+    assert [list(line.get_ydata()) for line in macs.lines] == [[3], [1], [2, 8]]
+    assert [line.get_linestyle() for line in macs.lines] == ['-', '-', '--']
+    whole, *backbones = (line.get_color() for line in macs.lines)
+    assert {whole}.isdisjoint(backbones) and len(set(backbones)) == 1
 
 
 def outputs(competitor, shape):
@@ -253,6 +291,48 @@ def test_precision_batch_and_nms():
         assert 50 < len(result.pred_instances) <= cfg.model.test_cfg.max_per_img
     with pytest.raises(ValueError, match='NMS is not compiled'):
         torch_competitors(cfg, ['inference'], ['eager', 'compile'], Setting(with_nms=True))
+
+
+def test_parts_and_forms_of_a_segmentor():
+    """A backbone computes its model's maps; each counts as a fresh one of its own config."""
+    cfg, shape = Config.fromfile(SEGMENTOR), (64, 96)
+    forms = ['inference', 'twin', 'training']
+    competitors = torch_competitors(cfg, forms, ['eager'], Setting(batch=2), ['whole', 'backbone'])
+    named = {(each.form, each.part): each for each in competitors}
+    assert len(named) == 6
+    expected = count_forms(cfg, shape)
+    for form, complexity in expected.items():
+        whole, backbone = named[form, 'whole'], named[form, 'backbone']
+        assert backbone.name == f'{SEGMENTOR.stem}, backbone, {form}, eager'
+        calls = whole.prepare(shape), backbone.prepare(shape)
+        assert whole.count(shape) == complexity.macs
+        assert backbone.count(shape) == complexity.parts['backbone'].macs
+        image = torch.randn(1, 3, *shape)
+        with torch.no_grad():
+            maps = calls[0].func.backbone(image)
+            assert all(map(torch.equal, maps, calls[1].func(image)))
+            assert len(calls[0]()) == 2 and len(calls[1]()[0]) == 2
+    macs = [each.macs for each in expected.values()]
+    assert macs[0] > macs[1] != macs[2]
+
+
+def test_segmentor_up_to_its_label_map():
+    (whole, backbone) = torch_competitors(
+        *(Config.fromfile(SEGMENTOR), ['inference'], ['eager'], Setting(with_nms=True)),
+        ['whole', 'backbone'],
+    )
+    with torch.no_grad():
+        (sample,) = whole.prepare((64, 96))()
+        (x,) = backbone.prepare((64, 96))()
+    assert sample.pred_sem_seg.data.shape == (1, 64, 96)
+    assert x.shape == (1, 128, 4, 6)
+
+
+def test_padded_twin_is_counted_without_the_zeros():
+    cfg = Config.fromfile(NANO)
+    (twin,) = torch_competitors(cfg, ['twin'], ['eager'], Setting())
+    twin.prepare((64, 96))
+    assert twin.count((64, 96)) == count_forms(cfg, (64, 96))['softmax twin'].macs
 
 
 def test_twin_takes_the_fused_kernel_and_computes_the_same():
@@ -350,7 +430,8 @@ def test_tool(tmp_path, monkeypatch, capsys):
     out, plot = tmp_path / 'latency.json', tmp_path / 'latency.png'
     files = ['--out', out, '--plot', plot]
     speed = ['--rounds', 2, '--warm-up', 0, '--memory-limit', 100]
-    run_tool(monkeypatch, NANO, LCNET, '--shape', 64, 64, 32, 64, *speed, *files)
+    parts = ['--parts', 'whole', 'backbone']
+    run_tool(monkeypatch, NANO, LCNET, '--shape', 64, 64, 32, 64, *parts, *speed, *files)
     printed = capsys.readouterr().out
     conditions, statement, _, header, *rows = printed.splitlines()
     for condition in ('device: cpu', 'precision: fp32', 'threads: 1', 'batch: 1', 'commit: '):
@@ -362,20 +443,24 @@ def test_tool(tmp_path, monkeypatch, capsys):
     content = json.loads(out.read_text())
     assert content['conditions']['rounds'] == 2 and content['conditions']['with_nms'] is False
     measurements = content['measurements']
-    assert [(each['form'], each['shape']) for each in measurements] == [
-        (form, shape)
+    assert [(each['form'], each['part'], each['shape']) for each in measurements] == [
+        (form, part, shape)
         for form in ('inference form', 'softmax twin', 'inference form')
+        for part in ('whole', 'backbone')
         for shape in ([64, 64], [32, 64])
     ]
     assert all(len(each['seconds']) == 2 for each in measurements)
-    castled, twin = measurements[0], measurements[2]
-    cells = rows[1].rpartition('eager')[2].split()
-    assert rows[1].split()[0] == '64x64'
+    castled, backbone, twin = measurements[0], measurements[2], measurements[4]
+    assert castled['macs'] > backbone['macs'] > 0
+    cells = rows[2].rpartition('eager')[2].split()
+    assert rows[2].split()[0] == '64x64'
     assert cells[0] == f'{1e3 * sum(twin["seconds"]) / 2:.2f}'
     assert cells[1] == f'{1e3 * max(twin["seconds"]):.2f}'
     ratios = [b / a for a, b in zip(castled['seconds'], twin['seconds'], strict=True)]
     assert cells[2] == f'{sum(ratios) / 2:.2f}'
     assert cells[3] == f'{twin["memory"]["peak"] / MIB:.1f}'
+    assert cells[5] == f'{twin["macs"] / 1e9:.3f}'
+    assert rows[1].rpartition('eager')[2].split()[2] == '1.00'  # a backbone beside a backbone
     biases = sum(  # float32, of the grids below strides 16, 32 and 64
         4 * heads * queries * keys
         for heads, queries, keys in [
@@ -387,7 +472,8 @@ def test_tool(tmp_path, monkeypatch, capsys):
     assert twin['memory']['kept'] == biases and castled['memory']['kept'] == 0
     assert math.prod(imread(plot).shape) > 0
     verdicts = [line for line in rows if ': faster than' in line]
-    assert len(verdicts) == 2 and all(f'{NANO.stem}, inference form' in line for line in verdicts)
+    assert len(verdicts) == 4 and all(line.startswith(NANO.stem) for line in verdicts)
+    assert {line.count(', backbone, ') for line in verdicts} == {0, 2}
 
 
 def test_tool_refuses_in_one_sentence(tmp_path, monkeypatch, capsys):

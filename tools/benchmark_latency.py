@@ -3,6 +3,7 @@
 Without decoding and NMS unless --with-nms; random weights, so that no checkpoint is needed.
 
 python tools/benchmark_latency.py CONFIG ANOTHER --shape 320 320 640 640 --plot latency.png
+python tools/benchmark_latency.py CONFIG --parts whole backbone --shape 512 512 1024 1024
 """
 
 import argparse
@@ -29,6 +30,7 @@ from castling_det.complexity import input_shape
 from castling_det.latency import (
     FORMS,
     ONNX_MODES,
+    PARTS,
     TORCH_MODES,
     Competitor,
     Measurement,
@@ -38,8 +40,8 @@ from castling_det.latency import (
 from castling_det.replacing import replacing
 from castling_det.running.cli import errors_in_one_sentence, load_config
 
-COLUMNS = ('input', 'model', 'median ms', 'p90 ms', 'x first', 'peak MiB', 'of it kept')
-ROW = '{:>9}  {:{}}  {:>12}  {:>9}  {:>7}  {:>9}  {:>10}'
+COLUMNS = ('input', 'model', 'median ms', 'p90 ms', 'x first', 'peak MiB', 'of it kept', 'MACs G')
+ROW = '{:>9}  {:{}}  {:>12}  {:>9}  {:>7}  {:>9}  {:>10}  {:>9}'
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,6 +59,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--forms', nargs='+', choices=list(FORMS), default=['inference', 'twin'])
     parser.add_argument(
+        '--parts', nargs='+', choices=PARTS, default=['whole'], help='of configs (default: whole)'
+    )
+    parser.add_argument(
         '--shape',
         nargs='+',
         type=int,
@@ -65,7 +70,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--precision', choices=list(PRECISIONS), default='fp32')
-    parser.add_argument('--with-nms', action='store_true', help='decode boxes and suppress them')
+    parser.add_argument(
+        '--with-nms', action='store_true', help='boxes decoded and suppressed, or label maps'
+    )
     for name in ('threads', 'batch', 'rounds', 'warm_up'):
         flag, default = f'--{name.replace("_", "-")}', getattr(Setting, name)
         parser.add_argument(flag, type=int, default=default, help='default: %(default)s')
@@ -89,7 +96,11 @@ def competitors(args: argparse.Namespace, setting: Setting) -> tuple[list[Compet
     """What is to be measured, and at which sizes."""
     cfgs = [load_config(config) for config in args.configs]
     modes = [mode for mode in args.modes if mode in TORCH_MODES]
-    found = [each for cfg in cfgs for each in torch_competitors(cfg, args.forms, modes, setting)]
+    found = [
+        each
+        for cfg in cfgs
+        for each in torch_competitors(cfg, args.forms, modes, setting, args.parts)
+    ]
     modes = [mode for mode in args.modes if mode in ONNX_MODES]
     found += [onnx_competitor(path, mode, setting) for path in args.onnx for mode in modes]
     if args.shape is None:
@@ -99,24 +110,27 @@ def competitors(args: argparse.Namespace, setting: Setting) -> tuple[list[Compet
 
 def row(measured: Measurement, first: Measurement) -> list[str]:
     """Cells below ``COLUMNS``."""
-    cells = [f'{measured.shape[0]}x{measured.shape[1]}', measured.name, 'out of memory', *4 * ['']]
+    cells = [f'{measured.shape[0]}x{measured.shape[1]}', measured.name, 'out of memory', *5 * ['']]
     if measured.seconds:
         cells[2:4] = f'{1e3 * measured.median:.2f}', f'{1e3 * measured.p90:.2f}'
         cells[4] = f'{measured.ratio_to(first):.2f}' if first.seconds else ''
     if measured.memory:
         cells[5] = f'{measured.memory.peak / 2**20:.1f}'
         cells[6] = f'{measured.memory.kept / 2**20:.1f}'
+    if measured.macs:
+        cells[7] = f'{measured.macs / 1e9:.3f}'
     return cells
 
 
 def verdicts(lines: Sequence[list[Measurement]]) -> Iterator[str]:
-    """From which size each castled model takes less time than each other model of its mode."""
+    """From which size each castled model takes less time than each other of its mode and part."""
     twins = {(line[0].model, line[0].mode) for line in lines if line[0].form == FORMS['twin']}
     for ours, theirs in product(lines, repeat=2):
         is_castled = ours[0].form == FORMS['inference'] and (ours[0].model, ours[0].mode) in twins
         if theirs[0].form == FORMS['training'] or theirs is ours:
             continue
-        if is_castled and ours[0].mode == theirs[0].mode:
+        is_alike = (ours[0].mode, ours[0].part) == (theirs[0].mode, theirs[0].part)
+        if is_castled and is_alike:
             shape = latency.faster_from(ours, theirs)
             where = f'from {shape[0]}x{shape[1]} on' if shape else 'not, at the largest size'
             yield f'{ours[0].name}: faster than {theirs[0].name} {where}'
@@ -141,7 +155,8 @@ def benchmark(args: argparse.Namespace) -> list[list[Measurement]]:
     with latency.memory_limit(limit):
         for number, measured in enumerate(latency.measure(found, shapes, setting)):
             lines[number % len(found)].append(measured)
-            show(row(measured, first=lines[0][-1]))
+            first = next(line[-1] for line in lines if line[-1].part == measured.part)
+            show(row(measured, first))
     if len(shapes) > 1:
         print('', *verdicts(lines), sep='\n')
     if args.out:

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from castling_det.castle import castle
+from castling_det.complexity import count_complexity
 from castling_det.latency import FORMS, Call, Competitor, Setting, Shape
 from castling_det.models.attention import CastlingAttention, MaskedSoftmax, SoftmaxAttention
 from castling_det.models.castling_levit import LogitBias
@@ -38,7 +39,11 @@ Opened = tuple[list[tuple[str, list, type]], Callable[[Mapping[str, np.ndarray]]
 
 
 def torch_competitors(
-    cfg: Config, forms: Sequence[str], modes: Sequence[str], setting: Setting
+    cfg: Config,
+    forms: Sequence[str],
+    modes: Sequence[str],
+    setting: Setting,
+    parts: Sequence[str] = ('whole',),
 ) -> list[Competitor]:
     """The forms of a config's model, with random weights and without folding batch norms.
 
@@ -49,22 +54,29 @@ def torch_competitors(
             asked for.
         modes (Sequence[str]): Of 'eager' and 'compile'.
         setting (Setting): Where and how.
+        parts (Sequence[str]): Of ``PARTS``. A backbone is a copy, and what it is in its model.
+            Defaults to the whole model alone.
 
     Raises:
         ValueError: If NMS is to be compiled: the number of boxes changes from image to image.
     """
     if setting.with_nms and 'compile' in modes:
         raise ValueError('NMS is not compiled: measure it in the mode eager alone')
-    competitors = []
-    for form, model in _forms(cfg, forms).items():
-        model.to(setting.device, PRECISIONS[setting.precision])
-        for mode in modes:
-            prepare = partial(_prepare, model, form, mode, setting)
-            name = Path(cfg.filename).stem
-            # eval() makes logit biases forget what they keep.
-            competitors.append(
-                Competitor(name, FORMS[form], mode, setting.precision, prepare, model.eval)
-            )
+    competitors, name = [], Path(cfg.filename).stem
+    for form, whole in _forms(cfg, forms).items():
+        whole.to(setting.device, PRECISIONS[setting.precision])
+        for part in parts:
+            model = whole if part == 'whole' else deepcopy(whole.backbone)
+            count = partial(_count, model, setting)
+            for mode in modes:
+                prepare = partial(_prepare, model, form, mode, part, setting)
+                # eval() makes logit biases forget what they keep.
+                competitors.append(
+                    Competitor(
+                        *(name, FORMS[form], mode, setting.precision, part),
+                        *(prepare, model.eval, count),
+                    )
+                )
     return competitors
 
 
@@ -111,10 +123,13 @@ def _calibrate(model: nn.Module) -> None:
 
 
 def _pad_for_the_fused_kernel(module: SoftmaxAttention, args: tuple) -> tuple:
-    """Zeros behind q and k leave the logits as they are; the module scales by its own key width."""
+    """Zeros behind q and k leave the logits as they are; the module scales by its own key width.
+
+    Where MACs are counted, which is by tracing, q and k stay as they are.
+    """
     q, k, v, *others = args
     missing = v.shape[-1] - q.shape[-1]
-    if missing > 0 and v.device.type == 'cpu':
+    if missing > 0 and v.device.type == 'cpu' and not torch.jit.is_tracing():
         q, k = F.pad(q, (0, missing)), F.pad(k, (0, missing))
     return q, k, v, *others
 
@@ -138,18 +153,29 @@ class _Kept(nn.Module):
         return super().train(mode)
 
 
-def _prepare(model: nn.Module, form: str, mode: str, setting: Setting, shape: Shape) -> Call:
+def _prepare(
+    model: nn.Module, form: str, mode: str, part: str, setting: Setting, shape: Shape
+) -> Call:
     model.eval()
     if form == 'training':
         for module in model.modules():
             if isinstance(module, MaskedSoftmax):
                 module.train()
-    image = torch.randn(setting.batch, 3, *shape).to(setting.device, PRECISIONS[setting.precision])
+    image = _images(setting.batch, setting, shape)
     if mode == 'compile':
         return partial(torch.compile(_with_fixed_biases(model, image), dynamic=False), image)
-    if setting.with_nms:
+    if setting.with_nms and part == 'whole':
         return partial(model, image, _samples(setting.batch, shape), mode='predict')
     return partial(model, image)
+
+
+def _images(number: int, setting: Setting, shape: Shape) -> Tensor:
+    return torch.randn(number, 3, *shape).to(setting.device, PRECISIONS[setting.precision])
+
+
+def _count(model: nn.Module, setting: Setting, shape: Shape) -> int:
+    """MACs of one image in the form that :func:`_prepare` has put the model into."""
+    return count_complexity(model, _images(1, setting, shape)).macs
 
 
 class _Fixed(nn.Module):
@@ -223,7 +249,10 @@ def onnx_competitor(path: Path, mode: str, setting: Setting) -> Competitor:
         image = np.random.default_rng(0).uniform(0, 255, wanted).astype(dtype)
         return partial(run, {name: image})
 
-    return Competitor(path.stem, 'as exported', mode, 'as exported', prepare, lambda: None)
+    return Competitor(
+        *(path.stem, 'as exported', mode, 'as exported', 'whole'),
+        *(prepare, lambda: None, None),
+    )
 
 
 def _open_onnxruntime(path: Path, setting: Setting) -> Opened:

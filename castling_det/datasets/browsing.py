@@ -1,28 +1,31 @@
-"""What a data set's pipeline makes of its images and boxes. Needs mmdet."""
+"""What a data set's pipeline makes of its images, boxes and label maps.
+
+Needs mmdet, and mmseg for label maps.
+"""
 
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
-from mmdet.registry import DATASETS
+from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import get_box_tensor
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from numpy import ndarray
 
 from castling_det.datasets.loading import LoadReadableImage
-from castling_det.inference.pictures import LegibleVisualizer, draw
+from castling_det.inference.pictures import draw, visualizer_for
 
 READABLE_ARGUMENTS = {'type', 'color_type', 'on_error'}
 
 
 def drawn_samples(cfg: Config, split: str, num: int) -> Iterator[tuple[str, ndarray]]:
-    """Draw the boxes on samples as they leave the pipeline, evenly spread over the data set.
+    """Draw boxes or label maps on samples as they leave the pipeline, evenly over the data set.
 
     Augmentations differ from call to call. What comes after the pipeline is not seen: normalisation
-    and ``batch_augments``, which are the data preprocessor's. A test pipeline keeps its boxes in
-    pixels of the image file; to fit on what the model sees they are loaded before the image is
+    and ``batch_augments``, which are the data preprocessor's. A test pipeline keeps its annotations
+    in pixels of the image file; to fit on what the model sees they are loaded before the image is
     resized here.
 
     Args:
@@ -32,7 +35,7 @@ def drawn_samples(cfg: Config, split: str, num: int) -> Iterator[tuple[str, ndar
 
     Yields:
         tuple[str, ndarray]: Place in the data set and stem of the image file, and the picture
-        ``(H, W, 3)``, uint8, BGR, small ones enlarged.
+        ``(H, W, 3)``, uint8, BGR, small ones enlarged, label maps with a legend.
 
     Raises:
         ValueError: If the config has no such data loader, if the data set is empty, or if an image
@@ -49,13 +52,13 @@ def drawn_samples(cfg: Config, split: str, num: int) -> Iterator[tuple[str, ndar
     dataset = DATASETS.build(dataset_cfg)
     if not len(dataset):
         raise ValueError(f'{split}_dataloader.dataset is empty: {dataset_cfg.get("ann_file")}')
-    visualizer = LegibleVisualizer()
-    visualizer.dataset_meta = dataset.metainfo
     for index in np.linspace(0, len(dataset) - 1, min(num, len(dataset)), dtype=int).tolist():
         sample = dataset[index]
         image = sample['inputs'].permute(1, 2, 0).numpy().clip(0, 255).astype(np.uint8)
         truth = sample['data_samples']
-        truth.gt_instances.bboxes = get_box_tensor(truth.gt_instances.bboxes)
+        if isinstance(truth, DetDataSample):
+            truth.gt_instances.bboxes = get_box_tensor(truth.gt_instances.bboxes)
+        visualizer = visualizer_for(truth, dataset.metainfo)
         name = f'{index:06d}_{Path(truth.img_path).stem}'
         yield name, draw(visualizer, image, truth, truth=True)
 

@@ -11,7 +11,7 @@ from mmengine.registry import DATASETS, DefaultScope
 
 from castling_det.datasets.coco_checks import check_coco
 from castling_det.datasets.report import DatasetReport
-from castling_det.datasets.seg_checks import check_segmentation
+from castling_det.datasets.seg_checks import check_crop_size, check_segmentation
 
 SPLITS = ('train', 'val', 'test')
 
@@ -32,9 +32,10 @@ def check_datasets(
 
     Raises:
         FileNotFoundError: If annotations or images are missing.
-        ValueError: If something else is wrong, or if no split has a data set; one sentence with
-            file, key and remedy.
+        ValueError: If something else is wrong, as crops that are too small for the model, or if no
+            split has a data set; one sentence with file, key and remedy.
     """
+    check_crop_size(cfg)
     reports = report_datasets(cfg, splits, decode)
     errors = [error for report in reports for error in report.errors]
     if errors:

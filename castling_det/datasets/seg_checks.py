@@ -233,17 +233,21 @@ def check_crop_size(cfg: Config) -> None:
     Raises:
         ValueError: Naming the key and both sizes.
     """
-    if not cfg.model.get('backbone', {}).get('type', '').endswith('CastlingViT'):
+    model = cfg.get('model', {})
+    if not model.get('backbone', {}).get('type', '').endswith('CastlingViT'):
         return
     least, reason = PATCH, 'a patch'
-    if cfg.model.get('neck'):
+    if model.get('neck'):
         least, reason = 2 * PATCH, 'the two patches that the coarsest level of a pyramid needs'
     sizes = {}
+    key = 'train_dataloader.dataset'
     dataset = (cfg.get('train_dataloader') or {}).get('dataset', {})
+    while 'dataset' in dataset:  # a wrapper around the data set
+        key, dataset = f'{key}.dataset', dataset['dataset']
     for index, transform in enumerate(dataset.get('pipeline', ())):
         if 'crop_size' in transform:
-            sizes[f'train_dataloader.dataset.pipeline.{index}.crop_size'] = transform['crop_size']
-    test_cfg = cfg.model.get('test_cfg') or {}
+            sizes[f'{key}.pipeline.{index}.crop_size'] = transform['crop_size']
+    test_cfg = model.get('test_cfg') or {}
     if test_cfg.get('mode') == 'slide':
         sizes['model.test_cfg.crop_size'] = test_cfg['crop_size']
     for key, size in sizes.items():

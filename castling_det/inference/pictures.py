@@ -1,4 +1,4 @@
-"""Images with boxes on them, and writing them as pictures or as a video. Needs mmdet."""
+"""Boxes and label maps on images, as pictures or videos. Needs mmdet, and mmseg for label maps."""
 
 import json
 import math
@@ -6,14 +6,17 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.registry import VISUALIZERS
-from mmengine.structures import InstanceData
+from mmengine.structures import BaseDataElement, InstanceData
+from mmengine.visualization import Visualizer
 from numpy import ndarray
+from PIL import Image
 
 from castling_det.inference.frames import Frame, ImageFiles, VideoFile
 from castling_det.inference.predictors import Predictor, records
@@ -70,24 +73,37 @@ class LegibleVisualizer(DetLocalVisualizer):
         return super()._draw_instances(image, instances, classes, palette)
 
 
+def visualizer_for(sample: BaseDataElement, dataset_meta: dict[str, Any]) -> Visualizer:
+    """The visualizer that draws a sample: boxes, or a label map with a legend."""
+    if isinstance(sample, DetDataSample):
+        visualizer = LegibleVisualizer()
+    else:
+        from castling_det.segmentation.overlay import LegendVisualizer  # detectors need no mmseg
+
+        visualizer = LegendVisualizer()
+    visualizer.dataset_meta = dataset_meta
+    return visualizer
+
+
 def draw(
-    visualizer: DetLocalVisualizer, image: ndarray, sample: DetDataSample, truth: bool = False
+    visualizer: Visualizer, image: ndarray, sample: BaseDataElement, truth: bool = False
 ) -> ndarray:
     """Draw the predictions of a sample, or its ground truth, on its image.
 
     Args:
-        visualizer (DetLocalVisualizer): With ``dataset_meta`` set, for names and colours.
+        visualizer (Visualizer): As of :func:`visualizer_for`.
         image (ndarray): ``(H, W, 3)``, uint8, BGR.
-        sample (DetDataSample): Boxes in pixels of ``image``.
+        sample (BaseDataElement): Boxes in pixels of ``image``, or a label map of its size.
         truth (bool): The ground truth in place of the predictions. Defaults to False.
 
     Returns:
-        ndarray: As ``image``, or larger by a whole number.
+        ndarray: As ``image``, or larger by a whole number; label maps have a legend to the right.
     """
     rgb = image[..., ::-1]
-    visualizer.add_datasample(
-        'picture', rgb, sample, draw_gt=truth, draw_pred=not truth, pred_score_thr=0
-    )
+    options = dict(draw_gt=truth, draw_pred=not truth)
+    if isinstance(sample, DetDataSample):
+        options['pred_score_thr'] = 0
+    visualizer.add_datasample('picture', rgb, sample, **options)
     return np.ascontiguousarray(visualizer._image[..., ::-1])
 
 
@@ -98,11 +114,31 @@ def write_picture(path: Path, picture: ndarray) -> None:
         unfinished.write_bytes(encoded.tobytes())
 
 
+def write_label_map(path: Path, labels: ndarray, palette: list[tuple]) -> None:
+    """Write a label map as PNG with a palette, whole or not at all.
+
+    Args:
+        path (Path): With the suffix .png.
+        labels (ndarray): ``(H, W)``, the class of each pixel, from 0.
+        palette (list[tuple]): Colour of each class, red, green and blue.
+
+    Raises:
+        ValueError: If there are more classes than numbers in an 8-bit file.
+    """
+    if len(palette) > 256:
+        raise ValueError(f'{path}: {len(palette)} classes do not fit into 8 bits a pixel')
+    picture = Image.fromarray(labels.astype(np.uint8), mode='P')
+    picture.putpalette(np.asarray(palette, np.uint8).tobytes())
+    with replacing(path) as unfinished:
+        picture.save(unfinished)
+
+
 @contextmanager
 def writer_for(frames: ImageFiles | VideoFile, folder: Path) -> Iterator[Write]:
     """How to write what was drawn on frames: pictures of the files' names, or an mp4 video.
 
-    A picture that is neither JPEG nor PNG becomes PNG. The video appears when all is written.
+    A picture that is neither JPEG nor PNG becomes PNG. The video appears when all is written; it is
+    as wide as its first frame, which for others may cut the end of a legend, the smallest classes.
 
     Yields:
         Callable[[Frame, ndarray], None]: Writes the picture of a frame.
@@ -116,13 +152,16 @@ def writer_for(frames: ImageFiles | VideoFile, folder: Path) -> Iterator[Write]:
         yield lambda frame, picture: write_picture(_picture_path(folder, frame.file), picture)
         return
     with replacing(folder / f'{frames.file.stem}.mp4') as unfinished:
-        video = None
+        video = width = None
 
         def write(frame: Frame, picture: ndarray) -> None:
-            nonlocal video
+            nonlocal video, width
             if video is None:
+                width = picture.shape[1]
                 video = _open_video(unfinished, frames.frame_rate, picture.shape[1::-1])
-            video.write(picture)
+            missing = max(0, width - picture.shape[1])
+            picture = np.pad(picture, ((0, 0), (0, missing), (0, 0)), constant_values=255)
+            video.write(np.ascontiguousarray(picture[:, :width]))
 
         try:
             yield write
@@ -143,42 +182,57 @@ def _picture_path(folder: Path, file: Path) -> Path:
     return folder / name
 
 
+def _label_map_path(folder: Path, frame: Frame) -> Path:
+    number = '' if frame.number is None else f'.{frame.number:06d}'
+    return folder / 'label_maps' / f'{frame.file.name}{number}.png'
+
+
 def draw_predictions(
     frames: ImageFiles | VideoFile,
     predict: Predictor,
     folder: Path,
     score_thr: float,
     track: Callable[[ImageFiles | VideoFile], Iterable[Frame]] = iter,
-) -> tuple[int, int]:
-    """Write what a model sees on frames, as pictures and as ``predictions.json``.
+) -> tuple[int, int | None]:
+    """Write what a model sees on frames, as pictures and as data.
 
-    The json is a list of one dict a box, see :func:`castling_det.inference.predictors.records`.
+    Of a detector the data are ``predictions.json``, a list of one dict a box, see
+    :func:`castling_det.inference.predictors.records`; of a segmentor a palette PNG for each frame,
+    ``label_maps/NAME.png`` (of a video ``label_maps/NAME.NUMBER.png``, from 0), whose numbers are
+    classes from 0 in the order of the model, whatever ``reduce_zero_label`` says of the training.
 
     Args:
         frames (ImageFiles | VideoFile): Where the images come from.
         predict (Predictor): What looks at them.
         folder (Path): Where the pictures, or the video, go; it is made.
-        score_thr (float): Least score, 0 to 1, of what is drawn and written.
+        score_thr (float): Least score, 0 to 1, of boxes that are drawn and written.
         track (Callable): Iterates over the frames, and may show the progress.
 
     Returns:
-        tuple[int, int]: Number of frames drawn, and of boxes on them.
+        tuple[int, int | None]: Number of frames drawn, and of boxes on them; None for a segmentor.
 
     Raises:
         ValueError: If no frame can be read, or if nothing can be written to the folder.
     """
-    visualizer = LegibleVisualizer()
-    visualizer.dataset_meta = predict.dataset_meta
-    found, num_drawn = [], 0
+    found, num_drawn, visualizer = [], 0, None
     with writer_for(frames, folder) as write:
         for frame in track(frames):
             sample = predict(frame.image)
-            sample.pred_instances = sample.pred_instances[sample.pred_instances.scores >= score_thr]
+            visualizer = visualizer or visualizer_for(sample, predict.dataset_meta)
+            if isinstance(sample, DetDataSample):
+                instances = sample.pred_instances
+                sample.pred_instances = instances[instances.scores >= score_thr]
+                found += records(frame, sample, predict.dataset_meta['classes'])
+            else:
+                labels = sample.pred_sem_seg.data[0].numpy()
+                path = _label_map_path(folder, frame)
+                write_label_map(path, labels, predict.dataset_meta['palette'])
             write(frame, draw(visualizer, frame.image, sample))
-            found += records(frame, sample, predict.dataset_meta['classes'])
             num_drawn += 1
     if not num_drawn:
         raise ValueError(f'none of the {len(frames)} files in {frames.folder} is a readable image')
+    if not isinstance(sample, DetDataSample):
+        return num_drawn, None
     with replacing(folder / 'predictions.json') as unfinished:
         unfinished.write_text('[\n' + ',\n'.join(map(json.dumps, found)) + '\n]\n')
     return num_drawn, len(found)

@@ -1,4 +1,4 @@
-"""Predictions for images that no data set knows. Needs mmdet."""
+"""Predictions for images that no data set knows. Needs mmdet, and mmseg for segmentors."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -6,14 +6,13 @@ from typing import Any, Protocol
 
 import torch
 from mmcv.transforms import Compose
-from mmdet.apis import inference_detector
-from mmdet.registry import DATASETS, MODELS
 from mmdet.structures import DetDataSample
 from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import load_state_dict
+from mmengine.structures import BaseDataElement
 from numpy import ndarray
 
 from castling_det.checkpoint import check_fit, read_checkpoint
@@ -21,7 +20,7 @@ from castling_det.inference.frames import Frame
 
 
 class Predictor(Protocol):
-    """What finds boxes in an image, whatever computes it.
+    """What finds boxes in an image, or the class of each pixel, whatever computes it.
 
     Attributes:
         dataset_meta (dict): ``classes``, their names in the order of the labels, and ``palette``.
@@ -29,26 +28,31 @@ class Predictor(Protocol):
 
     dataset_meta: dict[str, Any]
 
-    def __call__(self, image: ndarray) -> DetDataSample:
-        """Detect.
+    def __call__(self, image: ndarray) -> BaseDataElement:
+        """Detect or segment.
 
         Args:
             image (ndarray): ``(H, W, 3)``, uint8, BGR.
 
         Returns:
-            DetDataSample: ``pred_instances`` on the CPU, boxes (x1, y1, x2, y2) in pixels of
-            ``image``.
+            BaseDataElement: On the CPU. Of a detector a ``DetDataSample`` with ``pred_instances``,
+            boxes (x1, y1, x2, y2) in pixels of ``image``; of a segmentor a ``SegDataSample`` with
+            ``pred_sem_seg``, ``(1, H, W)``.
         """
 
 
-class Detector(Predictor):
-    """A trained detector as a function from an image to its boxes.
+class TrainedModel(Predictor):
+    """A trained detector or segmentor as a function of an image.
+
+    The image goes through the test pipeline, but for the loading of image and annotations. A
+    segmentor predicts as a whole or in sliding windows, as ``model.test_cfg`` says.
 
     mmdet's ``init_detector`` gives a checkpoint without class names those of COCO; here they come
-    from the config's test data then.
+    from the config's test data then. mmseg's ``inference_model`` takes its pipeline from a variable
+    of the config file, which a leaf's data loader need not have; here it is the data loader's.
 
     Args:
-        cfg (Config): Whole config of the detector, with the test pipeline.
+        cfg (Config): Whole config of the model, with the test pipeline.
         checkpoint (str | Path): Local file: of a Runner, or a bare state dict.
         device (str): As torch names it. Defaults to 'cpu'.
 
@@ -76,12 +80,22 @@ class Detector(Predictor):
         self.model.cfg = cfg
         self.model.to(device)
         self.model.eval()
-        pipeline = get_test_pipeline_cfg(cfg)
-        pipeline[0] = dict(type='mmdet.LoadImageFromNDArray')
-        self.pipeline = Compose(pipeline)
+        self.pipeline = Compose(
+            [dict(type='mmdet.LoadImageFromNDArray'), *_after_loading(get_test_pipeline_cfg(cfg))]
+        )
 
-    def __call__(self, image: ndarray) -> DetDataSample:
-        return inference_detector(self.model, image, self.pipeline).cpu()
+    @torch.no_grad()
+    def __call__(self, image: ndarray) -> BaseDataElement:
+        packed = self.pipeline(dict(img=image, img_id=0))
+        (sample,) = self.model.test_step({key: [value] for key, value in packed.items()})
+        return sample.cpu()
+
+
+Detector = TrainedModel  # the name that the tools have for it
+
+
+def _after_loading(pipeline: list[dict]) -> list[dict]:
+    return [step for step in pipeline if not step['type'].rpartition('.')[2].startswith('Load')]
 
 
 def records(frame: Frame, sample: DetDataSample, classes: tuple[str, ...]) -> list[dict[str, Any]]:

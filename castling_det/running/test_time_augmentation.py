@@ -1,27 +1,28 @@
-"""Test-time augmentation of a detector whose config says nothing about it."""
+"""Test-time augmentation of a model whose config says nothing about it."""
 
 from copy import deepcopy
 
 from mmengine.config import Config, ConfigDict
 
-META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-
 
 def add_test_time_augmentation(cfg: Config) -> None:
-    """Let the test predict every image as it is and mirrored, and merge the boxes by NMS.
+    """Let the test predict every image as it is and mirrored, and merge what it finds.
 
-    A config's own ``tta_model`` and ``tta_pipeline`` come first. Without them the model is mmdet's
-    ``DetTTAModel`` with the NMS of the detector, and the last transform of the test pipeline is
-    preceded by the flips.
+    A config's own ``tta_model`` and ``tta_pipeline`` come first. Without them a detector is in
+    mmdet's ``DetTTAModel``, which merges boxes by the detector's NMS, and a segmentor in mmseg's
+    ``SegTTAModel``, which averages the probabilities of each pixel; the last transform of the test
+    pipeline is preceded by the flips.
 
     Args:
-        cfg (Config): Config of a detector, changed in place.
+        cfg (Config): Config of a detector or segmentor, changed in place.
 
     Raises:
         ValueError: If the config has no ``tta_model`` and the detector no NMS to take.
     """
     tta_model = cfg.get('tta_model')
-    if tta_model is None:
+    if tta_model is None and cfg.get('default_scope') == 'mmseg':
+        tta_model = dict(type='SegTTAModel')
+    elif tta_model is None:
         test_cfg = cfg.model.get('test_cfg') or {}
         if 'nms' not in test_cfg:
             raise ValueError(
@@ -39,7 +40,8 @@ def add_test_time_augmentation(cfg: Config) -> None:
 
 def _with_flips(pipeline: list[dict]) -> list[dict]:
     *transforms, pack = deepcopy(pipeline)
-    pack['meta_keys'] = (*pack.get('meta_keys', META_KEYS), 'flip', 'flip_direction')
+    if 'meta_keys' in pack:  # by default they are among them
+        pack['meta_keys'] = (*pack['meta_keys'], 'flip', 'flip_direction')
     # The sample that is merged into keeps the ground truth of the first view: the unflipped one.
     flips = [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)]
     return [*transforms, dict(type='TestTimeAug', transforms=[flips, [pack]])]

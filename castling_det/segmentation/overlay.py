@@ -15,8 +15,8 @@ from mmseg.structures import SegDataSample
 from mmseg.visualization import SegLocalVisualizer
 from numpy import ndarray
 
-_LINE, _SWATCH, _COLUMN = 18, 12, 130  # pixels of the legend
-_FONT = dict(fontFace=cv2.FONT_HERSHEY_SIMPLEX, fontScale=0.4, thickness=1, lineType=cv2.LINE_AA)
+_LINE, _SWATCH, _COLUMN = 18, 12, 130  # pixels of the legend; the column is its least width
+_FACE, _SCALE, _THICKNESS = cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1
 
 
 @VISUALIZERS.register_module()
@@ -80,13 +80,16 @@ def _legend(entries: list[tuple[str, Sequence[int]]], height: int) -> ndarray:
     """Names and colours in as many columns as they need: ``(height, W, 3)``, RGB."""
     lines = max(1, height // _LINE)
     columns = max(1, math.ceil(len(entries) / lines))
-    legend = np.full((height, columns * _COLUMN, 3), 255, np.uint8)
+    texts = (cv2.getTextSize(name, _FACE, _SCALE, _THICKNESS)[0][0] for name, _ in entries)
+    column = max((_COLUMN, *(_SWATCH + text + 12 for text in texts)))
+    legend = np.full((height, columns * column, 3), 255, np.uint8)
     for index, (name, color) in enumerate(entries):
-        x, y = index // lines * _COLUMN + 4, index % lines * _LINE + 3
+        x, y = index // lines * column + 4, index % lines * _LINE + 3
         corner = (x + _SWATCH, y + _SWATCH)
         cv2.rectangle(legend, (x, y), corner, [int(value) for value in color], cv2.FILLED)
         cv2.rectangle(legend, (x, y), corner, (0, 0, 0))
-        cv2.putText(legend, name, (corner[0] + 4, corner[1] - 2), color=(0, 0, 0), **_FONT)
+        place = (corner[0] + 4, corner[1] - 2)
+        cv2.putText(legend, name, place, _FACE, _SCALE, (0, 0, 0), _THICKNESS, cv2.LINE_AA)
     return legend
 
 

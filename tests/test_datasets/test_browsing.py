@@ -1,4 +1,4 @@
-"""Samples as they leave a pipeline, with their boxes."""
+"""Samples as they leave a pipeline, with their boxes or label maps."""
 
 import json
 import runpy
@@ -65,6 +65,54 @@ def cfg(tmp_path: Path) -> Config:
             ),
         )
     )
+
+
+@pytest.fixture
+def seg_cfg(tmp_path: Path) -> Config:
+    """Two black images of 480 x 640; 0 is ignored, the upper half is 2, the lower half 1 below."""
+    for folder in ('images', 'labels'):
+        (tmp_path / folder).mkdir()
+    labels = np.full((480, 640), 2, np.uint8)
+    labels[240:], labels[:, :320] = 1, 0
+    for name in 'ab':
+        cv2.imwrite(str(tmp_path / 'images' / f'{name}.jpg'), np.zeros((480, 640, 3), np.uint8))
+        cv2.imwrite(str(tmp_path / 'labels' / f'{name}.png'), labels)
+    load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+    resize, pack = (
+        dict(type='Resize', scale=(400, 480), keep_ratio=False),
+        dict(type='PackSegInputs'),
+    )
+    dataset = dict(
+        type='BaseSegDataset',
+        data_root=str(tmp_path),
+        data_prefix=dict(img_path='images', seg_map_path='labels'),
+        metainfo=dict(classes=('cat', 'dog', 'owl'), palette=[COLOUR, (40, 250, 40), (0, 0, 250)]),
+        reduce_zero_label=True,
+    )
+    load[1]['reduce_zero_label'] = True
+    return Config(
+        dict(
+            default_scope='mmseg',
+            train_dataloader=dict(dataset=dict(dataset, pipeline=[*load, resize, pack])),
+            val_dataloader=dict(
+                dataset=dict(dataset, test_mode=True, pipeline=[load[0], resize, load[1], pack])
+            ),
+        )
+    )
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_label_maps_lie_on_the_resized_image(seg_cfg, split):
+    """Colours where the classes are, none where the label is ignored, and a legend beside."""
+    pictures = dict(drawn_samples(seg_cfg, split, num=5))
+    assert list(pictures) == ['000000_a', '000001_b']
+    picture = pictures['000001_b']
+    assert picture.shape[0] == 480 and picture.shape[1] > 400
+    scene, legend = picture[:, :400, ::-1], picture[:, 400:, ::-1].reshape(-1, 3).tolist()
+    assert (scene[:, :199] == 0).all()
+    assert np.abs(scene[:239, 201:].astype(int) - (24, 150, 24)).max() <= 1
+    assert np.abs(scene[241:, 201:].astype(int) - (150, 24, 24)).max() <= 1
+    assert [40, 250, 40] in legend and [250, 40, 40] in legend and [0, 0, 250] not in legend
 
 
 def red_box(picture: np.ndarray) -> list[int]:

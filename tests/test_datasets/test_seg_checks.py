@@ -1,5 +1,6 @@
 """Bad images and label maps are named in one sentence, and good ones of any kind pass."""
 
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +194,33 @@ def test_crops_below_a_patch():
     cfg.model.neck = None
     with pytest.raises(ValueError, match='smaller than a patch: use sides of at least 16 px'):
         check_crop_size(cfg)
+    loader = cfg.train_dataloader
+    loader.dataset = dict(type='RepeatDataset', times=2, dataset=loader.dataset)
+    loader.dataset.dataset.pipeline[3].crop_size = 8
+    place = 'train_dataloader.dataset.dataset.pipeline.3.crop_size'
+    with pytest.raises(ValueError, match=f'{place}: 8x8 px is smaller than a patch'):
+        check_crop_size(cfg)
+
+
+def test_small_crops_are_refused_before_training_and_testing(tmp_path, monkeypatch):
+    config = 'castling-segformer_vit-nano_1xb4-4000i_camvid-192x256.py'
+    leaf, checkpoint = tmp_path / 'leaf.py', tmp_path / 'some.pth'
+    leaf.write_text(
+        f"_base_ = '{CONFIGS / config}'\n"
+        "model = dict(test_cfg=dict(mode='slide', crop_size=(8, 256), stride=(8, 128)))"
+    )
+    checkpoint.touch()
+    work = ['--work-dir', tmp_path / 'work']
+    train, test = ['train', CONFIGS / config, *work], ['test', leaf, checkpoint, *work]
+    place = 'train_dataloader.dataset.pipeline.3.crop_size'
+    for words, said in [
+        ([*train, '--cfg-options', f'{place}=8'], f'{place}: 8x8'),
+        (test, 'model.test_cfg.crop_size: 256x8'),
+    ]:
+        monkeypatch.setattr('sys.argv', list(map(str, words)))
+        with pytest.raises(SystemExit, match=f'^error: {said} px is smaller than the two pat'):
+            runpy.run_path(str(ROOT / 'tools' / f'{words[0]}.py'), run_name='__main__')
+    assert not (tmp_path / 'work').exists()
 
 
 @pytest.mark.data('seg/ade20k_tiny', 'seg/camvid', 'seg/coco133')

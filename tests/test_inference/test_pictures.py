@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
+from mmseg.structures import SegDataSample
+from PIL import Image
 
 from castling_det.inference.frames import open_frames
-from castling_det.inference.pictures import LegibleVisualizer, draw, draw_predictions
+from castling_det.inference.pictures import (
+    LegibleVisualizer,
+    draw,
+    draw_predictions,
+    write_label_map,
+)
 
 GREY = 90
 RED, BLUE = (220, 60, 60), (70, 90, 220)  # as metainfo has them: RGB
@@ -24,6 +31,21 @@ class Oracle:
 
     def __call__(self, image: np.ndarray) -> DetDataSample:
         return sample([[8, 8, 30, 28], [0, 0, 10, 10]], [0.9, 0.2])
+
+
+class Segmenter:
+    """Predicts rows of classes, half as many classes as the image is bright."""
+
+    dataset_meta = dict(
+        classes=[f'class {number}' for number in range(60)],
+        palette=[(number, 200, 255 - number) for number in range(60)],
+    )
+
+    def __call__(self, image: np.ndarray) -> SegDataSample:
+        rows, _ = np.mgrid[: image.shape[0], : image.shape[1]]
+        num_classes = int(image[0, 0, 0]) // 2
+        labels = torch.from_numpy(rows % num_classes)
+        return SegDataSample(pred_sem_seg=PixelData(data=labels[None]))
 
 
 def sample(boxes: list[list[float]], scores: list[float]) -> DetDataSample:
@@ -118,6 +140,48 @@ def test_video_stays_a_video(tmp_path):
     assert next(iter(drawn)).image.shape == (320, 512, 3)
     found = json.loads((out / 'predictions.json').read_text())
     assert [record['frame'] for record in found] == [0, 0, 1, 1, 2, 2]
+
+
+def test_label_maps_of_a_folder(tmp_path):
+    """A palette PNG whose numbers are classes, beside the overlay with its legend."""
+    source, out = tmp_path / 'in', tmp_path / 'out'
+    source.mkdir()
+    for name in ('a.jpg', 'a.bmp'):
+        cv2.imwrite(str(source / name), blank(64, 96))
+    assert draw_predictions(open_frames(source), Segmenter(), out, score_thr=0.3) == (2, None)
+    files = sorted(str(file.relative_to(out)) for file in out.rglob('*.*'))
+    assert files == ['a.bmp.png', 'a.jpg', 'label_maps/a.bmp.png', 'label_maps/a.jpg.png']
+    label_map = Image.open(out / 'label_maps' / 'a.jpg.png')
+    assert label_map.mode == 'P'
+    assert (np.asarray(label_map) == np.arange(64)[:, None] % 45 * np.ones(96)).all()
+    assert label_map.convert('RGB').getpixel((50, 44)) == (44, 200, 211)
+    picture = cv2.imread(str(out / 'a.bmp.png'))
+    assert picture.shape[0] == 64 * 6 and picture.shape[1] > 96 * 6
+    expected = 0.4 * GREY + 0.6 * np.array([211, 200, 44])  # blue, green, red
+    assert np.abs(picture[44 * 6 + 3, 300] - expected).max() <= 1
+
+
+def test_video_of_label_maps_has_all_its_frames(tmp_path):
+    """Whatever the width of their legends, of 3 columns and of 1."""
+    codec = cv2.VideoWriter_fourcc(*'MJPG')
+    video = cv2.VideoWriter(str(tmp_path / 'a.avi'), codec, 5, (96, 64))
+    for grey in (90, 20, 118):
+        video.write(np.full((64, 96, 3), grey, np.uint8))
+    video.release()
+    out = tmp_path / 'out'
+    counts = draw_predictions(open_frames(tmp_path / 'a.avi'), Segmenter(), out, score_thr=0.3)
+    assert counts == (3, None)
+    drawn = [frame.image for frame in open_frames(out / 'a.mp4')]
+    assert len(drawn) == 3 and len({image.shape for image in drawn}) == 1
+    assert (drawn[1][:, -100:] > 240).all() and (drawn[0][:, -100:] < 128).any()
+    names = [f'a.avi.{number:06d}.png' for number in range(3)]
+    assert sorted(file.name for file in (out / 'label_maps').iterdir()) == names
+
+
+def test_classes_that_do_not_fit_into_a_file(tmp_path):
+    with pytest.raises(ValueError, match='a.png: 257 classes do not fit into 8 bits'):
+        write_label_map(tmp_path / 'a.png', np.zeros((2, 2), int), [(0, 0, 0)] * 257)
+    assert not list(tmp_path.iterdir())
 
 
 def test_input_is_not_overwritten(tmp_path):

@@ -1,4 +1,4 @@
-"""A detector as a function of an image; mmdet's own inferencer with our configs."""
+"""Detectors and segmentors as functions of an image; mmdet's own inferencer with our configs."""
 
 import json
 import runpy
@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import torch
 from mmdet.apis import DetInferencer
-from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
+from torch.nn import functional as F
 
 from castling_det.datasets import CLASSES
 from castling_det.inference.frames import Frame
-from castling_det.inference.predictors import Detector, records
+from castling_det.inference.predictors import TrainedModel, records
 
 ROOT = Path(__file__).parents[2]
 CONFIG = next(ROOT.glob('configs/castling_picodet/castling-picodet_levit-nano_*.py'))
+SEGMENTOR = next(ROOT.glob('configs/castling_mask2former/castling-segformer_vit-nano_*camvid*.py'))
 SIZE = [int(side) for side in CONFIG.stem.rpartition('-')[2].split('x')]  # height, width
 
 
@@ -29,9 +30,8 @@ def cfg() -> Config:
     return Config.fromfile(CONFIG)
 
 
-@pytest.fixture(scope='module')
-def model(cfg) -> torch.nn.Module:
-    """A nano detector of random weights, with batch norm statistics that let the image through."""
+def alive(cfg: Config, size: list[int]) -> torch.nn.Module:
+    """A model of random weights, with batch norm statistics that let the image through."""
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
@@ -43,9 +43,14 @@ def model(cfg) -> torch.nn.Module:
         if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
             module.momentum = 1.0
     with torch.no_grad():
-        model(torch.randn(2, 3, *SIZE), mode='tensor')
+        model(torch.randn(2, 3, *size), mode='tensor')
     model.eval()
     return model
+
+
+@pytest.fixture(scope='module')
+def model(cfg) -> torch.nn.Module:
+    return alive(cfg, SIZE)
 
 
 @pytest.fixture(scope='module')
@@ -62,14 +67,18 @@ def image() -> np.ndarray:
     return cv2.resize(noise, (200, 90), interpolation=cv2.INTER_CUBIC)
 
 
+def normalised(cfg: Config, resized: np.ndarray) -> torch.Tensor:
+    inputs = torch.from_numpy(resized[..., ::-1].transpose(2, 0, 1).copy()).float()[None]
+    mean, std = (torch.tensor(cfg.model.data_preprocessor[key]) for key in ('mean', 'std'))
+    return (inputs - mean[:, None, None]) / std[:, None, None]
+
+
 @pytest.fixture(scope='module')
 def expected(cfg, model, image) -> InstanceData:
     """The model called directly: resized, batched, normalised and rescaled without a pipeline."""
     height, width = SIZE
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
-    inputs = torch.from_numpy(resized[..., ::-1].transpose(2, 0, 1).copy()).float()[None]
-    mean, std = (torch.tensor(cfg.model.data_preprocessor[key]) for key in ('mean', 'std'))
-    inputs = (inputs - mean[:, None, None]) / std[:, None, None]
+    inputs = normalised(cfg, resized)
     meta = dict(
         ori_shape=image.shape[:2],
         img_shape=(height, width),
@@ -82,7 +91,7 @@ def expected(cfg, model, image) -> InstanceData:
 
 
 def test_detector_predicts_what_the_model_does(cfg, checkpoint, image, expected):
-    found = Detector(cfg, checkpoint)(image).pred_instances
+    found = TrainedModel(cfg, checkpoint)(image).pred_instances
     assert torch.equal(found.labels, expected.labels)
     assert torch.allclose(found.scores, expected.scores, atol=1e-5)
     assert torch.allclose(found.bboxes, expected.bboxes, atol=1e-2)
@@ -96,27 +105,57 @@ def test_mmdet_inferencer_predicts_what_the_model_does(checkpoint, image, expect
     assert np.allclose(found['bboxes'], expected.bboxes, atol=1e-2)
 
 
+@pytest.mark.parametrize(
+    'windows', [None, [(0, 0), (0, 96), (0, 128), (64, 0), (64, 96), (64, 128)]]
+)
+def test_segmentor_predicts_what_the_model_does(image, tmp_path, windows):
+    """Whole, and in windows of 128 px each 64 and 96 px; label maps are not asked for."""
+    cfg = Config.fromfile(SEGMENTOR)
+    cfg.pop('test_pipeline')
+    model = alive(cfg, [192, 256])
+    torch.save(model.state_dict(), tmp_path / 'seg.pth')
+    resized = cv2.resize(image, (256, 192), interpolation=cv2.INTER_LINEAR)
+    inputs = normalised(cfg, resized)
+    logits, times = torch.zeros(1, 11, 192, 256), torch.zeros(192, 256)
+    with torch.no_grad():
+        for y, x in windows or [(0, 0)]:
+            place = (..., slice(y, y + 128), slice(x, x + 128)) if windows else ...
+            seen = inputs[place]
+            logits[place] += F.interpolate(model(seen), seen.shape[-2:], mode='bilinear')
+            times[place] += 1
+    logits = F.interpolate(logits / times, image.shape[:2], mode='bilinear')
+    expected = logits.argmax(1)
+    assert len(expected.unique()) > 2
+    if windows:
+        cfg.model.test_cfg = dict(mode='slide', crop_size=(128, 128), stride=(64, 96))
+    predict = TrainedModel(cfg, tmp_path / 'seg.pth')
+    assert predict.dataset_meta['classes'][3] == 'Road'
+    found = predict(image).pred_sem_seg.data
+    assert found.shape == expected.shape == (1, *image.shape[:2])
+    assert (found == expected).float().mean() > 0.999
+
+
 def test_names_are_the_checkpoints_or_else_the_configs(cfg, model, checkpoint, tmp_path):
-    assert Detector(cfg, checkpoint).dataset_meta['classes'] == [*'abcdef']
+    assert TrainedModel(cfg, checkpoint).dataset_meta['classes'] == [*'abcdef']
     torch.save(model.state_dict(), tmp_path / 'bare.pth')
-    assert Detector(cfg, tmp_path / 'bare.pth').dataset_meta['classes'] == CLASSES
+    assert TrainedModel(cfg, tmp_path / 'bare.pth').dataset_meta['classes'] == CLASSES
 
 
 def test_checkpoint_of_another_model_is_refused(cfg, model, tmp_path):
     torch.save(dict(state_dict=dict(weight=torch.zeros(2))), tmp_path / 'other.pth')
     with pytest.raises(ValueError, match='other.pth is of another model'):
-        Detector(cfg, tmp_path / 'other.pth')
+        TrainedModel(cfg, tmp_path / 'other.pth')
     weights = model.state_dict() | {'backbone.stem.0.weight': torch.zeros(2)}
     name, weight = next((k, v) for k, v in model.state_dict().items() if v.ndim == 4)
     torch.save(weights | {name: weight[:1]}, tmp_path / 'shape.pth')
     with pytest.raises(ValueError, match='shape.pth does not fit the config'):
-        Detector(cfg, tmp_path / 'shape.pth')
+        TrainedModel(cfg, tmp_path / 'shape.pth')
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 def test_missing_gpu_is_said_before_anything_is_read(cfg):
     with pytest.raises(ValueError, match='cuda:1: torch finds no GPU'):
-        Detector(cfg, 'no.pth', device='cuda:1')
+        TrainedModel(cfg, 'no.pth', device='cuda:1')
 
 
 def test_records_can_be_written_as_json():

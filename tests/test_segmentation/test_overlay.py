@@ -53,6 +53,21 @@ def test_colours_and_legend(visualizer, labels):
     assert [0, 255, 0] not in legend  # there is no tree
 
 
+def test_long_names_are_written_whole(visualizer, labels):
+    """Two lines fit into 40 px: the third name stands in a column of its own."""
+    labels[30:] = 2
+    drawn = visualizer._draw_sem_seg(
+        np.zeros((40, 60, 3), np.uint8),
+        PixelData(data=torch.as_tensor(labels)[None]),
+        ('sky', 'road that is more than a column long', 'tree'),
+        META['palette'],
+    )
+    first, second = np.split(drawn[:, 60:], 2, axis=1)
+    assert first.shape[1] > 200
+    assert (first[:, -30:-4] < 128).any() and (first[:, -4:] == 255).all()
+    assert (second[:18, 20:60] < 128).any() and (second[18:] == 255).all()
+
+
 def test_small_images_are_enlarged(visualizer, labels):
     visualizer.least_size = 100
     image = np.zeros((40, 60, 3), np.uint8)
