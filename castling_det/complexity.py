@@ -24,8 +24,8 @@ _FREE_OPS = (
     'aten::upsample_nearest2d',
     'aten::upsample_bilinear2d',
     'aten::adaptive_avg_pool2d',
+    'aten::grid_sampler',
 )
-
 
 OWN = '(own)'
 
@@ -37,8 +37,8 @@ class Complexity:
     Attributes:
         params (int): Parameters, frozen ones included; a shared one counts once, where it is first.
         macs (int): Multiply-accumulates of matrix products and convolutions; norms, additions,
-            softmax and activations are not counted (LeViT, MViTv2, DeiT and RTMDet count so;
-            PicoDet and YOLOX print twice the number).
+            interpolation, softmax and activations are not counted (LeViT, MViTv2, DeiT and RTMDet
+            count so; PicoDet and YOLOX print twice the number).
         parts (dict[str, Complexity]): The same of each child that counts anything, by name; what
             belongs to no child is ``'(own)'``. Their sum is the whole.
     """

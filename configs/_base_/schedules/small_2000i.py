@@ -11,7 +11,7 @@ param_scheduler = [
 ]
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=0.002, weight_decay=0.025),
+    optimizer=dict(type='AdamW', lr=0.004, weight_decay=0.025),
     paramwise_cfg=dict(
         norm_decay_mult=0, bias_decay_mult=0, custom_keys={'bias.table': dict(decay_mult=0)}
     ),
