@@ -11,8 +11,11 @@ SUPPORTED = import sys; \
 DEMO = castling-picodet_levit-nano_1xb16-16e_shapes-64x512
 DEMO_CONFIG = configs/castling_picodet/$(DEMO).py
 DEMO_DIR = work_dirs/$(DEMO)
+DEMO_SEG = castling-segformer_levit-nano_1xb16-2000i_shapes-seg-64x512
+DEMO_SEG_CONFIG = configs/castling_mask2former/$(DEMO_SEG).py
+DEMO_SEG_DIR = work_dirs/$(DEMO_SEG)
 
-.PHONY: install install-dev demo lint test tables
+.PHONY: install install-dev demo demo-seg lint test tables
 
 install: .venv/.installed
 install-dev: .venv/.installed-dev
@@ -37,6 +40,12 @@ demo: install
 	.venv/bin/python tools/make_shapes.py data/shapes
 	.venv/bin/python tools/train.py $(DEMO_CONFIG)
 	.venv/bin/python tools/test.py $(DEMO_CONFIG) $(DEMO_DIR)/epoch_16.pth --show-dir $(DEMO_DIR)/pictures
+
+# The same scenes as label maps.
+demo-seg: install
+	.venv/bin/python tools/make_shapes.py data/shapes
+	.venv/bin/python tools/train.py $(DEMO_SEG_CONFIG)
+	.venv/bin/python tools/test.py $(DEMO_SEG_CONFIG) $(DEMO_SEG_DIR)/iter_2000.pth --show-dir $(DEMO_SEG_DIR)/pictures
 
 # What a new or measured config changes in the configs' READMEs.
 tables: install-dev

@@ -1,10 +1,11 @@
 """Which form of linear-angular attention carries a fact over a strip: the demo's segmentor.
 
-A gem is lit if a lamp burns at the other end, out of reach of the convolutions; docs/token-mixing.md
-describes the scenes. Arms, recipe (2,000 iterations of 16 strips), seeds and the rule of the verdict
-(win or loss beyond two standard errors of the paired mean, else a tie) were written down before the
-first run. One learning rate, 0.004: it was chosen, with the weight of the ground, by a trial of
-'mean over keys' (seed 0: mIoU 0.76; 0.56 after 1,500 iterations at 0.002 and without the weight).
+A gem is lit if a lamp burns at the other end, out of reach of the convolutions;
+docs/token-mixing.md describes the scenes. Arms, recipe (2,000 iterations of 16 strips), seeds and
+the rule of the verdict (win or loss beyond two standard errors of the paired mean, else a tie) were
+written down before the first run. One learning rate, 0.004: it was chosen, with the weight of the
+ground, by a trial of 'mean over keys' (seed 0: mIoU 0.76; 0.56 after 1,500 iterations at 0.002 and
+without the weight).
 
 Forms get one seed, and three if that is better than castled's; the control gets one.
 """
