@@ -41,11 +41,18 @@ def castle(model: nn.Module, fold_bn: bool = False) -> nn.Module:
     for attention in attentions:
         attention.switch_to_deploy()
     if fold_bn:
-        _fold_batch_norms(model)
+        fold_batch_norms(model)
     return model
 
 
-def _fold_batch_norms(model: nn.Module) -> None:
+def fold_batch_norms(model: nn.Module) -> None:
+    """Fold batch norms into the layer before them, in place, where that layer is certain.
+
+    It is what ``castle(fold_bn=True)`` does, for models without CastlingAttention too.
+
+    Args:
+        model (nn.Module): In eval mode.
+    """
     from mmcv.cnn import ConvModule  # importing castling_det shall not bring mmcv
 
     for parent in list(model.modules()):

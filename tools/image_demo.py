@@ -1,8 +1,13 @@
-"""Draw what a detector sees in an image, in the images of a folder, or in a video.
+"""Draw what a detector or segmentor sees in an image, in the images of a folder, or in a video.
 
 python tools/image_demo.py photos --config CONFIG --checkpoint CHECKPOINT --out-dir drawn
 
-Pictures (or the video) keep their names; all predictions stand beside them in predictions.json.
+A detector's .onnx file, as tools/export_onnx.py writes it, serves in place of both:
+
+python tools/image_demo.py photos --checkpoint detector.onnx --out-dir drawn
+
+Pictures (or the video) keep their names; beside them a detector's predictions stand in
+predictions.json, a segmentor's label maps in label_maps/.
 """
 
 import argparse
@@ -15,7 +20,7 @@ from mmengine.utils import track_iter_progress
 import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
 from castling_det.inference.frames import ImageFiles, open_frames
 from castling_det.inference.pictures import draw_predictions
-from castling_det.inference.predictors import Detector
+from castling_det.inference.predictors import Predictor, TrainedModel
 from castling_det.running.cli import errors_in_one_sentence, load_config
 
 
@@ -24,28 +29,50 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('source', type=Path, help='image, folder of images, or video')
-    parser.add_argument('--config', required=True, help='config file')
-    parser.add_argument('--checkpoint', required=True, help='checkpoint file')
+    parser.add_argument('--config', help='config file; an .onnx file needs none')
+    parser.add_argument('--checkpoint', required=True, help='checkpoint file, or .onnx file')
     parser.add_argument('--out-dir', type=Path, required=True, help='folder for what is drawn')
     parser.add_argument('--score-thr', type=float, default=0.3, help='least score, 0 to 1')
     parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:1, ...')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='override: key=value ...'
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    for_checkpoints = [args.config, args.cfg_options, args.device != 'cpu']
+    if is_onnx(args.checkpoint) and any(for_checkpoints):
+        parser.error('an .onnx file takes no --config, no --cfg-options, and runs on the CPU')
+    if not is_onnx(args.checkpoint) and args.config is None:
+        parser.error('a checkpoint needs the --config that it was trained with')
+    return args
+
+
+def is_onnx(file: str) -> bool:
+    return Path(file).suffix == '.onnx'
+
+
+def open_predictor(args: argparse.Namespace) -> Predictor:
+    if not is_onnx(args.checkpoint):
+        return TrainedModel(
+            load_config(args.config, args.cfg_options), args.checkpoint, args.device
+        )
+    try:
+        from castling_det.inference.onnx_predictor import OnnxPredictor
+    except ImportError as error:
+        raise SystemExit(f"error: {error}; pip install 'castling_det[export]'") from error
+    return OnnxPredictor(args.checkpoint)
 
 
 def main() -> None:
     args = parse_args()
     with errors_in_one_sentence():
         frames = open_frames(args.source)
-        cfg = load_config(args.config, args.cfg_options)
-        detector = Detector(cfg, args.checkpoint, args.device)
         num_drawn, num_boxes = draw_predictions(
-            *(frames, detector, args.out_dir, args.score_thr),
+            *(frames, open_predictor(args), args.out_dir, args.score_thr),
             track=lambda frames: track_iter_progress((frames, len(frames)), file=sys.stderr),
         )
-    line = f'drawn: {num_drawn} of {len(frames)}, boxes: {num_boxes}'
+    line = f'drawn: {num_drawn} of {len(frames)}'
+    if num_boxes is not None:
+        line += f', boxes: {num_boxes}'
     if isinstance(frames, ImageFiles) and frames.unreadable:
         names = ', '.join(file.name for file in frames.unreadable)
         line += f', unreadable: {len(frames.unreadable)} ({names})'

@@ -91,9 +91,6 @@ class TrainedModel(Predictor):
         return sample.cpu()
 
 
-Detector = TrainedModel  # the name that the tools have for it
-
-
 def _after_loading(pipeline: list[dict]) -> list[dict]:
     return [step for step in pipeline if not step['type'].rpartition('.')[2].startswith('Load')]
 

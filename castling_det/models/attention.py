@@ -6,7 +6,7 @@ A backbone owns its projections and chooses its attention by ``attn=dict(type=..
     out = self.attn(q, k, v, q_hw, kv_hw, bias, num_extra_tokens)   # (B, H, Nq, Dv)
 """
 
-import math
+import itertools
 
 import torch
 from mmengine.registry import MODELS
@@ -197,7 +197,8 @@ def index_at_queries(q_hw: Grid | None, kv_hw: Grid | None, device: torch.device
 
     def along(num_queries: int, num_keys: int) -> Tensor:
         places = torch.arange(num_queries, device=device)
-        stride = math.ceil(num_keys / num_queries)
+        # By comparisons it is a number to torch.export too, whatever the grids.
+        stride = next(s for s in itertools.count(1) if s * num_queries >= num_keys)
         if (num_queries - 1) * stride < num_keys:
             return places * stride
         return places * num_keys // num_queries

@@ -187,7 +187,7 @@ class Stem(nn.Module):
 
 
 def _halved(grid: Grid) -> Grid:
-    return tuple(-(-n // 2) for n in grid)
+    return tuple((n + 1) // 2 for n in grid)  # as torch.export writes the shape of x[::2]
 
 
 class Stage(nn.Module):

@@ -1,0 +1,89 @@
+"""What a file of a detector says of itself, so that it needs no config beside it."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from mmdet.utils import get_test_pipeline_cfg
+from mmdet.visualization import get_palette
+from mmengine.config import Config
+
+import castling_det
+from castling_det.complexity import input_shape
+from castling_det.inference.predictors import TrainedModel
+
+DECODES = ('raw', 'boxes', 'nms')
+INTERPOLATIONS = ('bilinear', 'bicubic')
+
+
+def describe(
+    detector: TrainedModel, decode: str, half: bool, shape: tuple[int, int] | None
+) -> dict[str, Any]:
+    """Collect it, as json can hold it.
+
+    Args:
+        detector (TrainedModel): With its whole config.
+        decode (str): Of ``DECODES``, how far the file goes.
+        half (bool): Whether its network is in float16.
+        shape (tuple[int, int], optional): Height and width that images are resized to. Defaults to
+            the test pipeline's.
+
+    Raises:
+        ValueError: If the runtime could not do what the config's test does.
+    """
+    if decode not in DECODES:
+        raise ValueError(f'decode is one of {", ".join(DECODES)}, not {decode!r}')
+    cfg, preprocessor = detector.model.cfg, detector.model.data_preprocessor
+    test_cfg = detector.model.test_cfg
+    if test_cfg.nms.get('type', 'nms') != 'nms' or test_cfg.nms.get('class_agnostic', False):
+        raise ValueError(f'files know class-wise greedy NMS, but the config has {test_cfg.nms}')
+    classes = list(detector.dataset_meta['classes'])
+    palette = get_palette(detector.dataset_meta.get('palette'), len(classes))
+    return dict(
+        classes=classes,
+        palette=[[int(channel) for channel in colour] for colour in palette],
+        decode=decode,
+        precision='fp16' if half else 'fp32',
+        input_size=list(shape or input_shape(cfg)),
+        interpolation=_interpolation(cfg),
+        input_layout='RGB, 0 to 255, float32; normalised and padded in the graph',
+        mean=preprocessor.mean.flatten().tolist(),
+        std=preprocessor.std.flatten().tolist(),
+        pad_size_divisor=preprocessor.pad_size_divisor,
+        score_thr=test_cfg.score_thr,
+        iou_threshold=test_cfg.nms.iou_threshold,
+        max_per_img=test_cfg.max_per_img,
+        config=Path(cfg.filename).name,
+        version=castling_det.__version__,
+        commit=_commit(),
+    )
+
+
+def _interpolation(cfg: Config) -> str:
+    """Of the one step by which the config's test changes an image."""
+    steps = get_test_pipeline_cfg(cfg)
+    changing = [
+        step
+        for step in steps
+        if not step['type'].rpartition('.')[2].startswith(('Load', 'Pack', 'Resize'))
+        or step.get('keep_ratio')
+    ]
+    resizes = [step for step in steps if step['type'].rpartition('.')[2] == 'Resize']
+    interpolation = resizes[0].get('interpolation', 'bilinear') if len(resizes) == 1 else None
+    if changing or interpolation not in INTERPOLATIONS:
+        raise ValueError(
+            f'{cfg.filename}: onnx_detector.py prepares images by one Resize, without keep_ratio '
+            f'and {" or ".join(INTERPOLATIONS)}, but test_dataloader.dataset.pipeline has '
+            f'{changing or resizes}'
+        )
+    return interpolation
+
+
+def _commit() -> str:
+    described = subprocess.run(
+        ['git', 'describe', '--always', '--dirty'],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+    return described.stdout.strip() or 'unknown'

@@ -1,0 +1,168 @@
+"""A detector as an ONNX file, and beside it the one Python file that runs it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from mmengine.config import ConfigDict
+
+try:
+    import onnx
+    import onnxruntime
+    import onnxscript  # noqa: F401  torch.onnx.export needs it
+except ImportError as error:
+    raise ImportError(
+        f"{error}; ONNX needs an extra: pip install 'castling_det[export]'"
+    ) from error
+
+import castling_det
+from castling_det.export.agreement import Agreement, Run, check
+from castling_det.export.graph import DetectorGraph, graphs
+from castling_det.export.metadata import describe
+from castling_det.export.program import trace
+from castling_det.inference import onnx_detector
+from castling_det.inference.predictors import TrainedModel
+from castling_det.replacing import replacing
+
+OPSET = 18
+
+
+def export_onnx(
+    detector: TrainedModel,
+    out: Path,
+    decode: str = 'boxes',
+    half: bool = False,
+    shape: tuple[int, int] | None = None,
+) -> Agreement:
+    """Write a detector as an ONNX file (opset 18), and beside it ``onnx_detector.py``, to run it.
+
+    Args:
+        detector (TrainedModel): Trained; it is left as it is.
+        out (Path): File to write.
+        decode (str): 'raw' maps of the head, 'boxes' and scores of all cells, or the best after
+            class-wise 'nms' in the graph: ``(B, max_per_img)``, unused places with score 0 and
+            label -1. Defaults to 'boxes'.
+        half (bool): Weights and activations in float16; the image, normalisation, the norms and
+            sums of linear-angular attention, scores and decoding in float32. Defaults to False.
+        shape (tuple[int, int], optional): Height and width that ``onnx_detector.py`` resizes images
+            to. Defaults to the test pipeline's.
+
+    Returns:
+        Agreement: Of the file with torch, before NMS.
+
+    Raises:
+        ValueError: If the detector cannot be exported, or if the file does not agree with torch;
+            nothing is written then.
+    """
+    metadata = describe(detector, decode, half, shape)
+    trained, shipped = graphs(detector.model, decode != 'raw', half)
+    model = to_onnx(shipped, prefix='all_' if decode == 'nms' else '')
+    agreement = check(
+        _onnxruntime(model), trained, metadata['precision'], metadata['input_size'], out
+    )
+    if decode == 'nms':
+        model = append_nms(model, detector.model.test_cfg, len(metadata['classes']))
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
+    model.producer_name, model.producer_version = 'castling_det', castling_det.__version__
+    onnx.checker.check_model(model, full_check=True)
+    with replacing(out) as unfinished:
+        onnx.save(model, unfinished)
+    runtime = Path(onnx_detector.__file__)
+    with replacing(out.with_name(runtime.name)) as unfinished:
+        shutil.copyfile(runtime, unfinished)
+    return agreement
+
+
+def to_onnx(graph: DetectorGraph, prefix: str = '') -> onnx.ModelProto:
+    """A graph in standard operators.
+
+    Args:
+        graph (DetectorGraph): What is shipped.
+        prefix (str): Of the outputs' names. Defaults to none.
+    """
+    model = torch.onnx.export(
+        trace(graph),
+        dynamo=True,
+        verbose=False,
+        external_data=False,
+        opset_version=OPSET,
+        input_names=['image'],
+        output_names=[f'{prefix}{name}' for name in graph.output_names],
+    ).model_proto
+    _drop_traces(model)
+    _name_dimensions(model, graph)
+    return model
+
+
+def _drop_traces(model: onnx.ModelProto) -> None:
+    """Remove what the exporter notes for debugging: the source lines, and shapes as formulas."""
+    graph = model.graph
+    del graph.value_info[:]
+    for noted in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del noted.metadata_props[:]
+
+
+def _name_dimensions(model: onnx.ModelProto, graph: DetectorGraph) -> None:
+    """Give open dimensions short names in place of formulas."""
+    names = {'image': ('batch', '', 'height', 'width')}
+    for output in model.graph.output:
+        level = output.name.rpartition('_')[2]
+        names[output.name] = (
+            ('batch', 'cells') if graph.decodes else ('batch', '', f'h{level}', f'w{level}')
+        )
+    for value in (*model.graph.input, *model.graph.output):
+        for dimension, name in zip(
+            value.type.tensor_type.shape.dim, names[value.name], strict=False
+        ):
+            if dimension.dim_param:
+                dimension.dim_param = name
+
+
+def _onnxruntime(model: onnx.ModelProto) -> Run:
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=['CPUExecutionProvider']
+    )
+    return lambda image: [
+        torch.from_numpy(output) for output in session.run(None, {'image': image.numpy()})
+    ]
+
+
+def append_nms(model: onnx.ModelProto, test_cfg: ConfigDict, num_classes: int) -> onnx.ModelProto:
+    """Append class-wise NMS, and the best ``max_per_img`` of each image, in standard operators."""
+    most = test_cfg.max_per_img
+    tail = onnx.parser.parse_model(f"""
+        <ir_version: {model.ir_version}, opset_import: ["" : {OPSET}]>
+        nms (float[batch, cells, 4] all_boxes, float[batch, cells, {num_classes}] all_scores) =>
+            (float[batch, {most}, 4] boxes, float[batch, {most}] scores,
+             int64[batch, {most}] labels)
+        {{
+            most = Constant <value = int64[1] {{{most}}}> ()
+            iou_threshold = Constant <value = float[1] {{{test_cfg.nms.iou_threshold}}}> ()
+            score_thr = Constant <value = float[1] {{{test_cfg.score_thr}}}> ()
+            by_class = Transpose <perm = [0, 2, 1]> (all_scores)
+            kept = NonMaxSuppression (all_boxes, by_class, most, iou_threshold, score_thr)
+            kept_scores = GatherND (by_class, kept)
+            shape = Shape (by_class)
+            nothing = ConstantOfShape (shape)
+            sparse = ScatterND (nothing, kept, kept_scores)
+            per_image = Constant <value = int64[2] {{0, -1}}> ()
+            flat = Reshape (sparse, per_image)
+            room = Constant <value = int64[4] {{0, 0, 0, {most}}}> ()
+            roomy = Pad (flat, room)
+            scores, places = TopK (roomy, most)
+            cells = Shape <start = 1, end = 2> (all_boxes)
+            cell = Mod (places, cells)
+            last = Constant <value = int64[1] {{-1}}> ()
+            pointers = Unsqueeze (cell, last)
+            boxes = GatherND <batch_dims = 1> (all_boxes, pointers)
+            class = Div (places, cells)
+            zero = Constant <value = float[1] {{0}}> ()
+            found = Greater (scores, zero)
+            labels = Where (found, class, last)
+        }}
+    """)
+    names = [('all_boxes', 'all_boxes'), ('all_scores', 'all_scores')]
+    merged = onnx.compose.merge_models(model, tail, io_map=names)
+    del merged.opset_import[1:]  # the same once more
+    return merged

@@ -1,0 +1,72 @@
+"""A detector as a program of ``torch.export``, which an ONNX file starts from as well."""
+
+import io
+import json
+from pathlib import Path
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from castling_det.export.agreement import Agreement, check
+from castling_det.export.graph import EXAMPLE_SHAPE, DetectorGraph, graphs
+from castling_det.export.metadata import describe
+from castling_det.inference.predictors import TrainedModel
+from castling_det.replacing import replacing
+
+
+def trace(graph: DetectorGraph) -> ExportedProgram:
+    """Record a graph with open batch, height and width; it fails where one of them is fixed."""
+    return torch.export.export(
+        graph,
+        (torch.rand(EXAMPLE_SHAPE) * 255,),
+        dynamic_shapes=dict(image=dict.fromkeys((0, 2, 3), Dim.DYNAMIC)),
+        strict=False,
+    )
+
+
+def export_program(
+    detector: TrainedModel,
+    out: Path,
+    decode: str = 'boxes',
+    half: bool = False,
+    shape: tuple[int, int] | None = None,
+) -> Agreement:
+    """Write a detector as a program of ``torch.export`` (``.pt2``), for ``torch.export.load``.
+
+    Its extra file ``metadata.json`` holds what an ONNX file has as metadata. It takes images whose
+    sides are longer than the coarsest stride, because to ``torch.export`` a map of one row is of
+    another kind.
+
+    Args:
+        detector (TrainedModel): Trained; it is left as it is.
+        out (Path): File to write.
+        decode (str): 'raw' or 'boxes', as :func:`~castling_det.export.onnx_file.export_onnx` has
+            them. Defaults to 'boxes'.
+        half (bool): As there. Defaults to False.
+        shape (tuple[int, int], optional): As there.
+
+    Returns:
+        Agreement: Of the file with torch.
+
+    Raises:
+        ValueError: If the detector cannot be exported so, or if the file does not agree with torch;
+            nothing is written then.
+    """
+    if decode == 'nms':
+        raise ValueError('NMS has no operator in torch: export a program with raw outputs or boxes')
+    metadata = describe(detector, decode, half, shape)
+    trained, shipped = graphs(detector.model, decode != 'raw', half)
+    if min(metadata['input_size']) <= max(shipped.strides):
+        raise ValueError(
+            f'a program of torch.export takes images whose sides are longer than the coarsest '
+            f'stride, {max(shipped.strides)} px: give another size than {metadata["input_size"]} '
+            f'as --shape'
+        )
+    content = io.BytesIO()
+    torch.export.save(trace(shipped), content, extra_files={'metadata.json': json.dumps(metadata)})
+    content.seek(0)
+    run = torch.export.load(content).module()
+    agreement = check(run, trained, metadata['precision'], metadata['input_size'], out)
+    with replacing(out) as unfinished:
+        unfinished.write_bytes(content.getvalue())
+    return agreement

@@ -1,0 +1,80 @@
+"""What the tests of export share: a tiny detector, and its file; an export takes half a minute."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from castling_det.export import program
+from castling_det.inference.predictors import TrainedModel
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / 'configs/castling_picodet/castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
+
+
+def randomised(cfg: Config, seed: int) -> dict[str, torch.Tensor]:
+    """Weights and statistics of batch norms, none of which is 0 or 1."""
+    init_default_scope('mmdet')
+    torch.manual_seed(seed)
+    model = MODELS.build(cfg.model)
+    for name, value in model.state_dict().items():
+        if name.endswith('running_var'):
+            value.uniform_(0.5, 2)
+        elif value.ndim > 1:
+            value.normal_(std=1.25 * value[0].numel() ** -0.5)
+        elif value.is_floating_point():
+            value.normal_(mean=float(name.endswith('weight')), std=0.3)
+    return model.state_dict()
+
+
+@pytest.fixture(scope='session')
+def cfg(tmp_path_factory) -> Config:
+    """The nano detector with one block in all; few of its boxes pass the score threshold."""
+    cfg = Config.fromfile(CONFIG)
+    cfg.model.backbone.arch = dict(
+        embed_dims=(32, 48, 64), num_heads=(2, 3, 4), depths=(1, 0, 0), key_dims=16
+    )
+    cfg.model.neck.update(in_channels=[16, 32, 48, 64], out_channels=16)
+    cfg.model.bbox_head.update(in_channels=16, stacked_convs=0)
+    cfg.model.test_cfg.score_thr = 0.575
+    path = tmp_path_factory.mktemp('config') / 'tiny.py'
+    cfg.dump(path)
+    return Config.fromfile(path)
+
+
+@pytest.fixture(scope='session')
+def detector(cfg, tmp_path_factory) -> TrainedModel:
+    checkpoint = tmp_path_factory.mktemp('checkpoint') / 'tiny.pth'
+    meta = dict(dataset_meta=dict(classes=[*'abcdef']))
+    torch.save(dict(state_dict=randomised(cfg, 2), meta=meta), checkpoint)
+    return TrainedModel(cfg, checkpoint)
+
+
+@pytest.fixture(scope='session')
+def other_detector(cfg, tmp_path_factory) -> TrainedModel:
+    """The same model with other weights."""
+    checkpoint = tmp_path_factory.mktemp('checkpoint') / 'other.pth'
+    torch.save(randomised(cfg, 1), checkpoint)
+    return TrainedModel(cfg, checkpoint)
+
+
+@pytest.fixture(scope='session')
+def traced(detector) -> torch.export.ExportedProgram:
+    """What both kinds of files of it start from, short of NMS."""
+    _, shipped = program.graphs(detector.model, decodes=True, half=False)
+    return program.trace(shipped)
+
+
+@pytest.fixture(scope='session')
+def pixels():
+    """Blurred noise ``(batch, height, width, 3)``, uint8, RGB."""
+
+    def make(batch: int, height: int, width: int) -> np.ndarray:
+        noise = np.random.default_rng(height).integers(0, 256, (batch, 9, 12, 3), dtype=np.uint8)
+        return np.stack([cv2.resize(each, (width, height)) for each in noise])
+
+    return make

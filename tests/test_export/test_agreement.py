@@ -1,0 +1,77 @@
+"""When a file is as good as the model that it comes from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from castling_det.export.agreement import check
+from castling_det.export.graph import graphs
+
+OUT = Path('a.onnx')
+
+
+@pytest.fixture(scope='module')
+def trained(detector):
+    graph, _ = graphs(detector.model, decodes=True, half=False)
+    return graph
+
+
+def off_by(graph, px=0.0, score=0.0):
+    """A file whose boxes and scores are moved."""
+
+    def run(image):
+        assert image.min() >= 0 and 200 < image.max() <= 255
+        boxes, scores = graph(image)
+        return boxes + px, scores + score
+
+    return run
+
+
+def test_agreement_is_the_worst_of_several_sizes_and_batches(trained):
+    same = check(off_by(trained), trained, 'fp32', (64, 128), OUT)
+    assert (same.boxes, same.scores, same.iou) == (0, 0, 1)
+    near = check(off_by(trained, px=5e-4, score=-5e-5), trained, 'fp32', (64, 128), OUT)
+    assert near.boxes == pytest.approx(5e-4, rel=0.1)
+    assert near.scores == pytest.approx(5e-5, rel=0.01)
+    assert 0.999 < near.iou < 1
+    shapes = []
+
+    def wrong_in_the_last(image):
+        shapes.append(tuple(image.shape))
+        return off_by(trained, score=1e-3 * (len(image) == 3))(image)
+
+    with pytest.raises(ValueError, match='a.onnx is not written: for 3 images of 97x65 px'):
+        check(wrong_in_the_last, trained, 'fp32', (64, 128), OUT)
+    assert shapes == [(1, 3, 64, 128), (2, 3, 71, 128), (3, 3, 97, 65)]
+
+
+@pytest.mark.parametrize(
+    ('precision', 'change'),
+    [
+        ('fp32', dict(px=2e-3)),
+        ('fp32', dict(score=2e-4)),
+        ('fp16', dict(px=8.0)),
+        ('fp16', dict(score=0.03)),
+    ],
+)
+def test_what_is_too_far_off_fails(precision, change, trained):
+    with pytest.raises(ValueError, match='differs from torch'):
+        check(off_by(trained, **change), trained, precision, (64, 128), OUT)
+
+
+def test_half_is_allowed_what_half_rounds(trained):
+    found = check(off_by(trained, px=0.1, score=0.01), trained, 'fp16', (64, 128), OUT)
+    assert found.boxes == pytest.approx(0.1, rel=0.01) and 0.9 < found.iou < 1
+
+
+@torch.no_grad()
+def test_raw_outputs_are_compared_decoded(detector):
+    raw, _ = graphs(detector.model, decodes=False, half=False)
+
+    def run(image):
+        return [level + (0.01 if number == 4 else 0) for number, level in enumerate(raw(image))]
+
+    assert check(raw, raw, 'fp32', (64, 128), OUT).boxes == 0
+    # The same to all logits of a distance changes nothing, and so to the file's boxes.
+    assert check(run, raw, 'fp32', (64, 128), OUT).boxes < 1e-3

@@ -1,0 +1,56 @@
+"""What goes into a file, before anything is written."""
+
+import pytest
+import torch
+from torch import nn
+
+from castling_det.export.graph import DetectorGraph, graphs
+from castling_det.models.attention import CastlingAttention
+
+
+@torch.no_grad()
+def test_shipped_graph_is_castled_and_folded_and_computes_the_same(detector, pixels):
+    trained, shipped = graphs(detector.model, decodes=True, half=False)
+    assert any(module.aux for module in trained.modules() if isinstance(module, CastlingAttention))
+    attentions = [m for m in shipped.modules() if isinstance(m, CastlingAttention)]
+    assert attentions and not any(module.aux for module in attentions)
+    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in shipped.modules())
+    image = torch.from_numpy(pixels(2, 90, 131)).permute(0, 3, 1, 2).float()
+    (boxes, scores), (boxes_to_be, scores_to_be) = shipped(image), trained(image)
+    torch.testing.assert_close(boxes, boxes_to_be, atol=1e-3, rtol=0)
+    torch.testing.assert_close(scores, scores_to_be, atol=1e-4, rtol=0)
+    sides = boxes.amax(dim=(0, 1)).tolist()
+    assert boxes.min() == 0 and sides[2:] == [131, 90]  # clipped, and some boxes needed it
+
+
+@torch.no_grad()
+def test_boxes_are_those_of_the_raw_maps(detector, pixels):
+    raw, _ = graphs(detector.model, decodes=False, half=False)
+    assert raw.output_names[::4] == ['scores_8', 'distances_8']
+    image = torch.from_numpy(pixels(1, 64, 128)).permute(0, 3, 1, 2).float()
+    maps = raw(image)
+    assert [tuple(level.shape[-2:]) for level in maps[:4]] == [(8, 16), (4, 8), (2, 4), (1, 2)]
+    decoding, _ = graphs(detector.model, decodes=True, half=False)
+    for got, expected in zip(raw.decode(list(maps), 64, 128), decoding(image), strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_half_keeps_normalisation_in_float32(detector):
+    _, shipped = graphs(detector.model, decodes=True, half=True)
+    assert shipped.mean.dtype == shipped.std.dtype == torch.float32
+    assert {each.dtype for each in shipped.detector.parameters()} == {torch.float16}
+    assert {each.dtype for each in detector.model.parameters()} == {torch.float32}
+
+
+def test_other_models_are_refused(detector):
+    model = nn.Module()
+    model.data_preprocessor = detector.model.data_preprocessor
+    with pytest.raises(ValueError, match='only detectors with PicoHead are exported'):
+        DetectorGraph(model, True)
+    preprocessor = detector.model.data_preprocessor
+    preprocessor._channel_conversion = False
+    try:
+        with pytest.raises(ValueError, match='bgr_to_rgb=True'):
+            DetectorGraph(detector.model, True)
+    finally:
+        preprocessor._channel_conversion = True

@@ -1,0 +1,53 @@
+"""What a file says of itself, and what it cannot say."""
+
+from copy import deepcopy
+
+import pytest
+
+import castling_det
+from castling_det.export.metadata import describe
+
+
+def test_metadata_say_what_the_runtime_needs(detector):
+    metadata = describe(detector, 'nms', False, None)
+    assert metadata['classes'] == [*'abcdef'] and len(metadata['palette']) == 6
+    assert metadata['decode'] == 'nms' and metadata['precision'] == 'fp32'
+    assert (metadata['input_size'], metadata['interpolation']) == ([64, 512], 'bicubic')
+    assert metadata['mean'] == pytest.approx([123.675, 116.28, 103.53])
+    assert metadata['std'] == pytest.approx([58.395, 57.12, 57.375])
+    assert metadata['version'] == castling_det.__version__ and metadata['commit']
+    assert (metadata['score_thr'], metadata['iou_threshold']) == (0.575, 0.6)
+    other = describe(detector, 'raw', True, (32, 96))
+    assert other['input_size'] == [32, 96] and other['precision'] == 'fp16'
+
+
+def test_interpolation_is_that_of_the_test(detector, monkeypatch):
+    cfg = deepcopy(detector.model.cfg)
+    del cfg.test_dataloader.dataset.pipeline[1]['interpolation']
+    monkeypatch.setattr(detector.model, 'cfg', cfg)
+    assert describe(detector, 'boxes', False, None)['interpolation'] == 'bilinear'  # mmcv's default
+
+
+@pytest.mark.parametrize(
+    'step',
+    [
+        dict(type='Resize', scale=(512, 64), keep_ratio=True),
+        dict(type='mmdet.Resize', scale=(512, 64), interpolation='lanczos'),
+        dict(type='Pad', size_divisor=32),
+    ],
+    ids=lambda step: step['type'],
+)
+def test_pipelines_of_another_kind_are_refused(step, detector, monkeypatch):
+    cfg = deepcopy(detector.model.cfg)
+    cfg.test_dataloader.dataset.pipeline[1] = step
+    monkeypatch.setattr(detector.model, 'cfg', cfg)
+    with pytest.raises(ValueError, match='one Resize, without keep_ratio and bilinear or bicubic'):
+        describe(detector, 'boxes', False, (64, 512))
+
+
+def test_unknown_decoding_and_nms_are_refused(detector, monkeypatch):
+    with pytest.raises(ValueError, match='decode is one of raw, boxes, nms'):
+        describe(detector, 'soft', False, None)
+    monkeypatch.setitem(detector.model.test_cfg, 'nms', dict(type='soft_nms', iou_threshold=0.5))
+    with pytest.raises(ValueError, match='class-wise greedy NMS'):
+        describe(detector, 'boxes', False, None)

@@ -1,0 +1,193 @@
+"""ONNX files against mmdet's own way from an image to its boxes, and what stands in their graph."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.fileio import load
+from mmengine.structures import InstanceData
+
+onnx = pytest.importorskip('onnx', reason="the extra 'export' is not installed")
+onnxruntime = pytest.importorskip('onnxruntime')
+
+from castling_det.export import onnx_file  # noqa: E402
+from castling_det.export.graph import graphs  # noqa: E402
+from castling_det.inference.onnx_detector import OnnxDetector  # noqa: E402
+from castling_det.inference.predictors import TrainedModel  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope='module')
+def network(detector, traced):
+    """The graph of boxes and scores, which is the same in the files with NMS and without."""
+    _, shipped = graphs(detector.model, decodes=True, half=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_file, 'trace', lambda graph: traced)
+        return onnx_file.to_onnx(shipped)
+
+
+@pytest.fixture
+def exports_network(network, monkeypatch):
+    """No second conversion of the same graph."""
+
+    def to_onnx(graph, prefix=''):
+        model = onnx.ModelProto()
+        model.CopyFrom(network)
+        return onnx.compose.add_prefix(model, prefix, rename_inputs=False) if prefix else model
+
+    monkeypatch.setattr(onnx_file, 'to_onnx', to_onnx)
+
+
+@pytest.fixture
+def with_nms(detector, exports_network, tmp_path) -> Path:
+    out = tmp_path / 'onnx' / 'nms.onnx'
+    agreement = onnx_file.export_onnx(detector, out, decode='nms')
+    assert agreement.boxes < 1e-3 and agreement.scores < 1e-4
+    assert sorted(file.name for file in out.parent.iterdir()) == ['nms.onnx', 'onnx_detector.py']
+    return out
+
+
+def predict(detector: TrainedModel, images: np.ndarray) -> list[InstanceData]:
+    """mmdet's way: its preprocessor, the model in training form, its post-processing."""
+    bgr = torch.from_numpy(images[..., ::-1].transpose(0, 3, 1, 2).copy())
+    meta = dict(ori_shape=bgr.shape[2:], img_shape=bgr.shape[2:], scale_factor=(1, 1))
+    samples = [DetDataSample(metainfo=meta) for _ in bgr]
+    found = detector.model.test_step(dict(inputs=list(bgr), data_samples=samples))
+    return [sample.pred_instances for sample in found]
+
+
+def assert_same(found, expected: InstanceData) -> None:
+    boxes, scores, labels = found
+    assert len(boxes) == len(expected) >= 5
+    assert np.array_equal(labels, expected.labels)
+    assert np.allclose(scores, expected.scores, atol=1e-4)
+    assert np.allclose(boxes, expected.bboxes, atol=1e-2)
+
+
+def values(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
+    return {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+
+
+def intermediate(
+    model: onnx.ModelProto, op_types: set[str], image: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What nodes of some types (none: of all) get and give, by the tensors' names."""
+    probed = onnx.ModelProto()
+    probed.CopyFrom(model)
+    constant = values(model.graph).keys()
+    nodes = [node for node in model.graph.node if not op_types or node.op_type in op_types]
+    names = {name for node in nodes for name in (*node.input, *node.output)}
+    names -= constant | {'image', ''} | {output.name for output in model.graph.output}
+    probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names))
+    session = onnxruntime.InferenceSession(probed.SerializeToString())
+    outputs = [output.name for output in session.get_outputs()]
+    return dict(zip(outputs, session.run(None, dict(image=image)), strict=True))
+
+
+def test_graph_is_castled_folded_and_standard(with_nms):
+    model = onnx.load(with_nms)
+    assert [(each.domain, each.version) for each in model.opset_import] == [('', 18)]
+    graph = model.graph
+    types = {node.op_type for node in graph.node}
+    assert {'Conv', 'MatMul', 'NonMaxSuppression', 'TopK'} <= types
+    assert not types & {'If', 'Loop', 'Scan', 'BatchNormalization'}
+    names = [*values(graph), *(node.name for node in graph.node)]
+    assert not [name for name in names if 'aux' in name or 'running_' in name]
+    assert not any(node.metadata_props for node in graph.node)
+    (image,) = graph.input
+    sizes = [side.dim_param or side.dim_value for side in image.type.tensor_type.shape.dim]
+    assert sizes == ['batch', 3, 'height', 'width']
+
+
+def test_no_softmax_but_of_distances_and_no_matrix_of_tokens(network):
+    """Two grids of 10 x 14 and 5 x 7 tokens, and one of 3 x 4."""
+    image = np.zeros((1, 3, 160, 224), np.float32)
+    tokens = {10 * 14, 5 * 7, 3 * 4}
+    found = intermediate(network, set(), image)
+    matrices = [value.shape[-2:] for value in found.values() if value.ndim >= 2]
+    assert tokens <= {rows for rows, _ in matrices}
+    assert not [shape for shape in matrices if tokens.issuperset(shape)]
+    softmax = [node for node in network.graph.node if node.op_type == 'Softmax']
+    assert len(softmax) == 4  # one a level
+    assert {found[node.output[0]].shape[-2:] for node in softmax} == {(4, 8)}
+
+
+def test_any_size_and_batch_gives_what_mmdet_predicts(with_nms, detector, pixels):
+    """Padding, decoding, clipping and NMS in the graph, at sizes that are odd and not square."""
+    session = onnxruntime.InferenceSession(with_nms)
+    for shape in [(1, 64, 512), (3, 97, 143), (2, 200, 33)]:
+        images = pixels(*shape)
+        inputs = images.transpose(0, 3, 1, 2).astype(np.float32)
+        outputs = session.run(None, dict(image=inputs))
+        assert outputs[0].shape == (shape[0], 100, 4)
+        for *found, expected in zip(*outputs, predict(detector, images), strict=True):
+            used = found[1] > 0
+            assert (found[2][~used] == -1).all()
+            assert_same([each[used] for each in found], expected)
+
+
+def test_runtime_and_image_demo_predict_what_the_detector_does(
+    with_nms, detector, exports_network, pixels, tmp_path, monkeypatch, capsys
+):
+    with_boxes = tmp_path / 'onnx' / 'boxes.onnx'
+    onnx_file.export_onnx(detector, with_boxes)
+    (image,) = pixels(1, 90, 210)
+    expected = detector(image[..., ::-1]).pred_instances
+    assert_same(OnnxDetector(with_nms)(image), expected)
+    assert_same(OnnxDetector(with_boxes)(image), expected)
+
+    cv2.imwrite(str(tmp_path / 'a.png'), image[..., ::-1])
+    command = ['image_demo.py', tmp_path / 'a.png', '--checkpoint', with_nms]
+    command += ['--out-dir', tmp_path / 'out', '--score-thr', 0.6]
+    monkeypatch.setattr(sys, 'argv', list(map(str, command)))
+    runpy.run_path(str(ROOT / 'tools/image_demo.py'), run_name='__main__')
+    found = load(tmp_path / 'out/predictions.json')
+    scores = expected.scores[expected.scores >= 0.6]
+    assert len(scores) >= 2
+    assert np.allclose([each['score'] for each in found], scores, atol=2e-4)
+    assert (tmp_path / 'out/a.png').is_file()
+    monkeypatch.setattr(sys, 'argv', [*sys.argv, '--device', 'cuda'])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / 'tools/image_demo.py'), run_name='__main__')
+    assert 'an .onnx file takes no --config' in capsys.readouterr().err
+
+
+def test_file_of_other_weights_is_not_written(other_detector, exports_network, tmp_path):
+    with pytest.raises(ValueError, match='a.onnx is not written: .* differs from torch'):
+        onnx_file.export_onnx(other_detector, tmp_path / 'new' / 'a.onnx')
+    assert not list(tmp_path.iterdir())
+
+
+@torch.no_grad()
+def test_half_computes_norms_sums_and_decoding_in_float32(detector, pixels, monkeypatch):
+    """Weights are float16; attention multiplies, scores and boxes are made in float32.
+
+    Recorded for one size, which is faster, and of which the types do not depend.
+    """
+    trained, shipped = graphs(detector.model, decodes=True, half=True)
+    image = torch.from_numpy(pixels(1, 64, 512)).permute(0, 3, 1, 2).float()
+    monkeypatch.setattr(
+        onnx_file, 'trace', lambda graph: torch.export.export(graph, (image,), strict=False)
+    )
+    model = onnx_file.to_onnx(shipped)
+    found = intermediate(model, {'MatMul', 'ReduceL2', 'Softmax'}, image.numpy())
+    stored = values(model.graph)
+    weights = [value for name, value in stored.items() if name.startswith('detector.')]
+    assert len(weights) > 50 and {value.dtype for value in weights} == {np.dtype('float16')}
+
+    nodes = {op_type: [] for op_type in ('MatMul', 'ReduceL2', 'Softmax')}
+    for node in model.graph.node:
+        if node.op_type in nodes and not (node.op_type == 'MatMul' and node.input[1] in stored):
+            nodes[node.op_type].append(node)
+    for same in nodes.values():
+        assert {found[node.input[0]].dtype for node in same} == {np.dtype('float32')}
+    assert {output.type.tensor_type.elem_type for output in model.graph.output} == {1}
+    boxes, scores = trained(image)
+    assert np.allclose(found['scores'], scores, atol=0.02)
+    assert np.allclose(found['boxes'], boxes, atol=3)

@@ -1,0 +1,64 @@
+"""Write a trained detector as an ONNX file, castled and with its batch norms folded.
+
+python tools/export_onnx.py CONFIG CHECKPOINT --out detector.onnx
+
+Beside it stands onnx_detector.py, which runs it without torch: see docs/shipping.md.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
+from castling_det.export.metadata import DECODES
+from castling_det.inference.predictors import TrainedModel
+from castling_det.running.cli import add_config_arguments, errors_in_one_sentence, load_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_config_arguments(parser)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out', type=Path, required=True, help='file to write')
+    parser.add_argument(
+        '--decode',
+        choices=DECODES,
+        default='boxes',
+        help="the head's maps; boxes and scores of all cells (default); or what NMS leaves of them",
+    )
+    parser.add_argument('--half', action='store_true', help='float16 weights and activations')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help='size that images are resized to before the graph; default: the test pipeline',
+    )
+    parser.add_argument(
+        '--format', choices=['onnx', 'torch'], default='onnx', help='torch: of torch.export, .pt2'
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    if args.format == 'torch':
+        from castling_det.export.program import export_program as export
+    else:
+        try:
+            from castling_det.export.onnx_file import export_onnx as export
+        except ImportError as error:
+            raise SystemExit(f'error: {error}') from error
+    # It warns of torchvision, which may be missing and of which nothing is used.
+    logging.getLogger('torch.onnx').setLevel(logging.ERROR)
+    with errors_in_one_sentence():
+        detector = TrainedModel(load_config(args.config, args.cfg_options), args.checkpoint)
+        agreement = export(detector, args.out, args.decode, args.half, args.shape)
+    print(f'Agrees with torch: {agreement}')
+    print(f'File: {args.out}, {args.out.stat().st_size / 2**20:.1f} MiB')
+
+
+if __name__ == '__main__':
+    main()
