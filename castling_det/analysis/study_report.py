@@ -81,11 +81,12 @@ def _metrics(study: Study) -> Rows:
 
 
 def _numbers(study: Study, run: Run, form: str) -> dict[str, float]:
-    """Metrics of a run; of resampled ones the standard deviation over the draws."""
+    """Metrics of a run, without times; of resampled ones the standard deviation over the draws."""
     metrics = study.result(run)['metrics'][form]
     return {
         name: float(np.std(value)) if isinstance(value, list) else value
         for name, value in metrics.items()
+        if name not in ('time', 'data_time')
     }
 
 

@@ -8,6 +8,7 @@ about seven minutes a run of 1,040 iterations on one thread.
 Changes since: while the best learning rate of a tuned arm was the highest tried, the next was added
 for both tuned arms: 0.004, 0.008 and 0.016 after results of the twin, 0.032 after those of castled.
 The twin's two worst, 0.0005 and 0.001 (mAP 0.348 and 0.383), were dropped before castled began.
+'no mixing', which tells how much attention matters here at all, was added after seed 0.
 """
 
 base = 'configs/castling_picodet/castling-picodet_levit-128s_1xb8-40e_bccd-160x160.py'
@@ -41,6 +42,9 @@ arms = {
     ),
     'castled 2-D convolution': dict(
         options={f'{ATTN}.kernel_size': (3, 3)}, tuned_as='castled', seeds=[0]
+    ),
+    'no mixing': dict(
+        options={ATTN: dict(_delete_=True, type='NoMixing')}, tuned_as='castled', seeds=[0]
     ),
 }
 del ATTN
