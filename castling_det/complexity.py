@@ -12,6 +12,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from castling_det.castle import training_form
+from castling_det.datasets.wrappers import unwrap
 from castling_det.models.attention import CastlingAttention
 from castling_det.models.castling_levit import CastlingLeViT
 
@@ -154,9 +155,8 @@ def input_shape(cfg: Config) -> tuple[int, int]:
 
 
 def _test_pipeline(cfg: Config) -> list[dict]:
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset', {})
-    while 'dataset' in dataset:  # a wrapper around the data set
-        dataset = dataset.dataset
+    wrapped = (cfg.get('test_dataloader') or {}).get('dataset')
+    _, dataset = next(unwrap(wrapped), ('', {}))
     return dataset.get('pipeline', cfg.get('test_pipeline', []))
 
 

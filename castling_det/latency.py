@@ -152,15 +152,17 @@ class Measurement(Entry):
         return median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
 
 
+def cpu_name() -> str:
+    """What Linux calls the CPU; elsewhere the architecture."""
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text().splitlines() if info.exists() else ()
+    names = (line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
+    return next(names, platform.machine())
+
+
 def conditions(setting: Setting) -> dict[str, Any]:
     """What numbers depend on: the setting, hardware and its load, versions."""
-    name = platform.machine()
-    cpu_info = Path('/proc/cpuinfo')
-    if torch.device(setting.device).type == 'cuda':
-        name = torch.cuda.get_device_name(setting.device)
-    elif cpu_info.exists():
-        lines = (line.partition(':') for line in cpu_info.read_text().splitlines())
-        name = next((value.strip() for key, _, value in lines if 'model name' in key), name)
+    is_cuda = torch.device(setting.device).type == 'cuda'
     commit = subprocess.run(
         ['git', 'describe', '--always', '--dirty'],
         cwd=Path(__file__).parent,
@@ -169,7 +171,7 @@ def conditions(setting: Setting) -> dict[str, Any]:
     )
     return dict(
         **asdict(setting),
-        hardware=name,
+        hardware=torch.cuda.get_device_name(setting.device) if is_cuda else cpu_name(),
         load_average=round(os.getloadavg()[0], 1),
         torch=torch.__version__,
         commit=commit.stdout.strip() or 'unknown',

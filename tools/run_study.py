@@ -7,7 +7,6 @@ in processes of one thread; after an interruption the same command goes on.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import torch
 from mmengine.config import Config
 
 from castling_det.analysis.study import Run, Study, bootstrap_ap50
+from castling_det.latency import cpu_name
 from castling_det.running.cli import errors_in_one_sentence
 
 TOOLS = Path(__file__).parent
@@ -94,13 +94,6 @@ def execute(study: Study, run: Run, work_dir: Path) -> None:
             torch=torch.__version__,
         ),
     )
-
-
-def cpu_name() -> str:
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = (line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
-    return next(names, platform.machine())
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Data that the package makes by itself."""
+"""Demo data that the package makes by itself, and checking, loading and browsing any data."""
 
 from castling_det.datasets.scenes import CLASSES, PALETTE, render_scene
 from castling_det.datasets.shapes import count_instances, write_shapes

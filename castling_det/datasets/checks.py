@@ -12,6 +12,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from castling_det.datasets.coco_checks import check_coco
 from castling_det.datasets.report import DatasetReport
 from castling_det.datasets.seg_checks import check_crop_size, check_segmentation
+from castling_det.datasets.wrappers import unwrap
 
 SPLITS = ('train', 'val', 'test')
 
@@ -63,7 +64,7 @@ def report_datasets(
     checked: list[tuple[ConfigDict, DatasetReport]] = []
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or ConfigDict()
-        for key, dataset in _unwrap(loader.get('dataset'), f'{split}_dataloader.dataset'):
+        for key, dataset in unwrap(loader.get('dataset'), f'{split}_dataloader.dataset'):
             same = [report for other, report in checked if other == dataset]
             if same:
                 same[0].keys.append(key)
@@ -73,19 +74,6 @@ def report_datasets(
     for split in splits:
         _check_evaluators(cfg, split, reports)
     return reports
-
-
-def _unwrap(dataset: ConfigDict | None, key: str) -> Iterator[tuple[str, ConfigDict]]:
-    """The data sets inside of ConcatDataset, RepeatDataset, MultiImageMixDataset and the like."""
-    if dataset is None:
-        return
-    if 'datasets' in dataset:
-        for number, inner in enumerate(dataset.datasets):
-            yield from _unwrap(inner, f'{key}.datasets.{number}')
-    elif 'dataset' in dataset:
-        yield from _unwrap(dataset.dataset, f'{key}.dataset')
-    else:
-        yield key, dataset
 
 
 def _report(cfg: Config, dataset: ConfigDict, key: str, decode: bool) -> DatasetReport:

@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from castling_det.datasets.image_files import first_five, missing_files
 from castling_det.datasets.loading import LoadReadableImage
 from castling_det.datasets.report import DatasetReport
+from castling_det.datasets.wrappers import unwrap
 
 SAMPLE = 32  # label maps that are read before every training
 PATCH = 16  # of CastlingViT, in pixels
@@ -240,13 +241,11 @@ def check_crop_size(cfg: Config) -> None:
     if model.get('neck'):
         least, reason = 2 * PATCH, 'the two patches that the coarsest level of a pyramid needs'
     sizes = {}
-    key = 'train_dataloader.dataset'
-    dataset = (cfg.get('train_dataloader') or {}).get('dataset', {})
-    while 'dataset' in dataset:  # a wrapper around the data set
-        key, dataset = f'{key}.dataset', dataset['dataset']
-    for index, transform in enumerate(dataset.get('pipeline', ())):
-        if 'crop_size' in transform:
-            sizes[f'{key}.pipeline.{index}.crop_size'] = transform['crop_size']
+    wrapped = (cfg.get('train_dataloader') or {}).get('dataset')
+    for key, dataset in unwrap(wrapped, 'train_dataloader.dataset'):
+        for index, transform in enumerate(dataset.get('pipeline', ())):
+            if 'crop_size' in transform:
+                sizes[f'{key}.pipeline.{index}.crop_size'] = transform['crop_size']
     test_cfg = model.get('test_cfg') or {}
     if test_cfg.get('mode') == 'slide':
         sizes['model.test_cfg.crop_size'] = test_cfg['crop_size']

@@ -1,5 +1,7 @@
 """Testing a model in its training form."""
 
+from contextlib import ExitStack
+
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -27,10 +29,10 @@ class TrainingFormHook(Hook):
         runner.logger.info(f'training form, at the ramp {record["ramp"]:.3f} of the checkpoint')
 
     def before_test_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
-        self.form = training_form(runner.model)
-        self.form.__enter__()
+        self.form = ExitStack()
+        self.form.enter_context(training_form(runner.model))
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
-        self.form.__exit__(None, None, None)
+        self.form.close()

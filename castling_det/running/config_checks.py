@@ -11,6 +11,8 @@ from mmengine.config import Config
 from mmengine.runner import FlexibleRunner, Runner
 from torch.utils.data import DataLoader
 
+from castling_det.datasets.wrappers import unwrap
+
 DELETE = '_delete_'
 ALIKE = 0.85  # of names that differ by a slip of the hand: backbon, backbone
 # What is counted with, by the end of its path: type, lowest value, and in words.
@@ -221,17 +223,15 @@ def _strides(head: dict) -> Iterator[int]:
 def _input_sizes(cfg: Config) -> Iterator[tuple[str, tuple[int, int]]]:
     """Where the config fixes an input size, and the smallest height and width there."""
     for split in ('train', 'val', 'test'):
-        key = f'{split}_dataloader.dataset'
-        dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset', {})
-        while 'dataset' in dataset:  # a wrapper around the data set
-            key, dataset = f'{key}.dataset', dataset['dataset']
-        for index, transform in enumerate(dataset.get('pipeline', ())):
-            if transform['type'].rpartition('.')[2] == 'Resize' and 'scale' in transform:
-                scale = transform['scale']
-                width, height = (scale, scale) if isinstance(scale, int) else scale
-                if transform.get('keep_ratio', False):
-                    width = height = max(width, height)
-                yield f'{key}.pipeline.{index}.scale', (height, width)
+        wrapped = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
+        for key, dataset in unwrap(wrapped, f'{split}_dataloader.dataset'):
+            for index, transform in enumerate(dataset.get('pipeline', ())):
+                if transform['type'].rpartition('.')[2] == 'Resize' and 'scale' in transform:
+                    scale = transform['scale']
+                    width, height = (scale, scale) if isinstance(scale, int) else scale
+                    if transform.get('keep_ratio', False):
+                        width = height = max(width, height)
+                    yield f'{key}.pipeline.{index}.scale', (height, width)
     augments = (cfg.model.get('data_preprocessor') or {}).get('batch_augments') or ()
     for index, augment in enumerate(augments):
         if augment['type'] == 'BatchSyncRandomResize':

@@ -4,6 +4,8 @@ from copy import deepcopy
 
 from mmengine.config import Config, ConfigDict
 
+from castling_det.datasets.wrappers import unwrap
+
 
 def add_test_time_augmentation(cfg: Config) -> None:
     """Let the test predict every image as it is and mirrored, and merge what it finds.
@@ -31,10 +33,8 @@ def add_test_time_augmentation(cfg: Config) -> None:
             )
         merge = dict(nms=test_cfg['nms'], max_per_img=test_cfg['max_per_img'])
         tta_model = dict(type='DetTTAModel', tta_cfg=merge)
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:  # a wrapper around the data set
-        dataset = dataset.dataset
-    dataset.pipeline = cfg.get('tta_pipeline') or _with_flips(dataset.pipeline)
+    for _, dataset in unwrap(cfg.test_dataloader.dataset):
+        dataset.pipeline = cfg.get('tta_pipeline') or _with_flips(dataset.pipeline)
     cfg.model = ConfigDict(**tta_model, module=cfg.model)
 
 
