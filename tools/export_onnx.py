@@ -1,8 +1,8 @@
-"""Write a trained detector as an ONNX file, castled and with its batch norms folded.
+"""Write a trained detector or segmentor as an ONNX file, castled and with its batch norms folded.
 
-python tools/export_onnx.py CONFIG CHECKPOINT --out detector.onnx
+python tools/export_onnx.py CONFIG CHECKPOINT --out model.onnx
 
-Beside it stands onnx_detector.py, which runs it without torch: see docs/shipping.md.
+Beside it stands onnx_runtime.py, which runs it without torch: see docs/shipping.md.
 """
 
 import argparse
@@ -24,9 +24,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, required=True, help='file to write')
     parser.add_argument(
         '--decode',
-        choices=DECODES,
-        default='boxes',
-        help="the head's maps; boxes and scores of all cells (default); or what NMS leaves of them",
+        choices=sorted({decode for decodes in DECODES.values() for decode in decodes}),
+        help="the head's maps, raw; of a detector the boxes and scores of all cells (default), or "
+        'what NMS leaves of them; of a segmentor the labels (default)',
     )
     parser.add_argument('--half', action='store_true', help='float16 weights and activations')
     parser.add_argument(
@@ -54,8 +54,8 @@ def main() -> None:
     # It warns of torchvision, which may be missing and of which nothing is used.
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)
     with errors_in_one_sentence():
-        detector = TrainedModel(load_config(args.config, args.cfg_options), args.checkpoint)
-        agreement = export(detector, args.out, args.decode, args.half, args.shape)
+        model = TrainedModel(load_config(args.config, args.cfg_options), args.checkpoint)
+        agreement = export(model, args.out, args.decode, args.half, args.shape)
     print(f'Agrees with torch: {agreement}')
     print(f'File: {args.out}, {args.out.stat().st_size / 2**20:.1f} MiB')
 

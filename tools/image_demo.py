@@ -2,9 +2,9 @@
 
 python tools/image_demo.py photos --config CONFIG --checkpoint CHECKPOINT --out-dir drawn
 
-A detector's .onnx file, as tools/export_onnx.py writes it, serves in place of both:
+An .onnx file, as tools/export_onnx.py writes it, serves in place of both:
 
-python tools/image_demo.py photos --checkpoint detector.onnx --out-dir drawn
+python tools/image_demo.py photos --checkpoint model.onnx --out-dir drawn
 
 Pictures (or the video) keep their names; beside them a detector's predictions stand in
 predictions.json, a segmentor's label maps in label_maps/.

@@ -1,6 +1,7 @@
 """A trained model as one file for other programs: ONNX, or a program of ``torch.export``.
 
-``graph`` is what goes into a file, ``metadata`` what it says of itself, ``agreement`` how it is
-held against the model that it comes from; ``onnx_file`` and ``program`` write it. Needs mmdet; ONNX
-needs the extra ``export``.
+``graph``, with ``detector_graph`` and ``segmentor_graph``, is what goes into a file, ``metadata``
+what it says of itself, ``agreement`` how it is held against the model that it comes from;
+``onnx_file`` and ``program`` write it. Needs mmdet, and mmseg for segmentors; ONNX needs the extra
+``export``.
 """

@@ -1,4 +1,4 @@
-"""What a file of a detector says of itself, so that it needs no config beside it."""
+"""What a file of a model says of itself, so that it needs no config beside it."""
 
 import subprocess
 from pathlib import Path
@@ -6,24 +6,31 @@ from typing import Any
 
 from mmdet.utils import get_test_pipeline_cfg
 from mmdet.visualization import get_palette
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from torch import nn
 
 import castling_det
 from castling_det.complexity import input_shape
 from castling_det.inference.predictors import TrainedModel
 
-DECODES = ('raw', 'boxes', 'nms')
+# How far files go, by task; the first is what one gets without asking.
+DECODES = dict(detection=('boxes', 'nms', 'raw'), segmentation=('labels', 'raw'))
 INTERPOLATIONS = ('bilinear', 'bicubic')
 
 
+def task_of(model: nn.Module) -> str:
+    """Key of ``DECODES``."""
+    return 'segmentation' if hasattr(model, 'decode_head') else 'detection'
+
+
 def describe(
-    detector: TrainedModel, decode: str, half: bool, shape: tuple[int, int] | None
+    trained: TrainedModel, decode: str | None, half: bool, shape: tuple[int, int] | None
 ) -> dict[str, Any]:
     """Collect it, as json can hold it.
 
     Args:
-        detector (TrainedModel): With its whole config.
-        decode (str): Of ``DECODES``, how far the file goes.
+        trained (TrainedModel): With its whole config.
+        decode (str, optional): Of ``DECODES``, how far the file goes; the first if None.
         half (bool): Whether its network is in float16.
         shape (tuple[int, int], optional): Height and width that images are resized to. Defaults to
             the test pipeline's.
@@ -31,15 +38,15 @@ def describe(
     Raises:
         ValueError: If the runtime could not do what the config's test does.
     """
-    if decode not in DECODES:
-        raise ValueError(f'decode is one of {", ".join(DECODES)}, not {decode!r}')
-    cfg, preprocessor = detector.model.cfg, detector.model.data_preprocessor
-    test_cfg = detector.model.test_cfg
-    if test_cfg.nms.get('type', 'nms') != 'nms' or test_cfg.nms.get('class_agnostic', False):
-        raise ValueError(f'files know class-wise greedy NMS, but the config has {test_cfg.nms}')
-    classes = list(detector.dataset_meta['classes'])
-    palette = get_palette(detector.dataset_meta.get('palette'), len(classes))
-    return dict(
+    task = task_of(trained.model)
+    decode = decode or DECODES[task][0]
+    if decode not in DECODES[task]:
+        raise ValueError(f'decode of {task} is one of {", ".join(DECODES[task])}, not {decode!r}')
+    cfg, preprocessor = trained.model.cfg, trained.model.data_preprocessor
+    classes = list(trained.dataset_meta['classes'])
+    palette = get_palette(trained.dataset_meta.get('palette'), len(classes))
+    described = dict(
+        task=task,
         classes=classes,
         palette=[[int(channel) for channel in colour] for colour in palette],
         decode=decode,
@@ -49,13 +56,31 @@ def describe(
         input_layout='RGB, 0 to 255, float32; normalised and padded in the graph',
         mean=preprocessor.mean.flatten().tolist(),
         std=preprocessor.std.flatten().tolist(),
-        pad_size_divisor=preprocessor.pad_size_divisor,
-        score_thr=test_cfg.score_thr,
-        iou_threshold=test_cfg.nms.iou_threshold,
-        max_per_img=test_cfg.max_per_img,
+        pad_size_divisor=_pad_size_divisor(preprocessor),
         config=Path(cfg.filename).name,
         version=castling_det.__version__,
         commit=_commit(),
+    )
+    if task == 'segmentation':
+        return described
+    return described | _suppression(trained.model.test_cfg)
+
+
+def _pad_size_divisor(preprocessor: nn.Module) -> int:
+    """In a test, for which mmseg's has a config of its own."""
+    if hasattr(preprocessor, 'test_cfg'):
+        return (preprocessor.test_cfg or {}).get('size_divisor', 1)
+    return preprocessor.pad_size_divisor
+
+
+def _suppression(test_cfg: ConfigDict) -> dict[str, float]:
+    """Of boxes."""
+    if test_cfg.nms.get('type', 'nms') != 'nms' or test_cfg.nms.get('class_agnostic', False):
+        raise ValueError(f'files know class-wise greedy NMS, but the config has {test_cfg.nms}')
+    return dict(
+        score_thr=test_cfg.score_thr,
+        iou_threshold=test_cfg.nms.iou_threshold,
+        max_per_img=test_cfg.max_per_img,
     )
 
 
@@ -72,7 +97,7 @@ def _interpolation(cfg: Config) -> str:
     interpolation = resizes[0].get('interpolation', 'bilinear') if len(resizes) == 1 else None
     if changing or interpolation not in INTERPOLATIONS:
         raise ValueError(
-            f'{cfg.filename}: onnx_detector.py prepares images by one Resize, without keep_ratio '
+            f'{cfg.filename}: onnx_runtime.py prepares images by one Resize, without keep_ratio '
             f'and {" or ".join(INTERPOLATIONS)}, but test_dataloader.dataset.pipeline has '
             f'{changing or resizes}'
         )

@@ -1,4 +1,4 @@
-"""A detector as an ONNX file, and beside it the one Python file that runs it."""
+"""A detector or segmentor as an ONNX file, and beside it the one Python file that runs it."""
 
 import json
 import shutil
@@ -18,10 +18,10 @@ except ImportError as error:
 
 import castling_det
 from castling_det.export.agreement import Agreement, Run, check
-from castling_det.export.graph import DetectorGraph, graphs
+from castling_det.export.graph import Graph, graphs
 from castling_det.export.metadata import describe
 from castling_det.export.program import trace
-from castling_det.inference import onnx_detector
+from castling_det.inference import onnx_runtime
 from castling_det.inference.predictors import TrainedModel
 from castling_det.replacing import replacing
 
@@ -29,56 +29,58 @@ OPSET = 18
 
 
 def export_onnx(
-    detector: TrainedModel,
+    trained_model: TrainedModel,
     out: Path,
-    decode: str = 'boxes',
+    decode: str | None = None,
     half: bool = False,
     shape: tuple[int, int] | None = None,
 ) -> Agreement:
-    """Write a detector as an ONNX file (opset 18), and beside it ``onnx_detector.py``, to run it.
+    """Write a model as an ONNX file (opset 18), and beside it ``onnx_runtime.py``, to run it.
 
     Args:
-        detector (TrainedModel): Trained; it is left as it is.
+        trained_model (TrainedModel): Detector or segmentor; it is left as it is.
         out (Path): File to write.
-        decode (str): 'raw' maps of the head, 'boxes' and scores of all cells, or the best after
-            class-wise 'nms' in the graph: ``(B, max_per_img)``, unused places with score 0 and
-            label -1. Defaults to 'boxes'.
+        decode (str, optional): Of a detector 'raw' maps of the head, 'boxes' and scores of all
+            cells (default), or the best after class-wise 'nms' in the graph: ``(B, max_per_img)``,
+            unused places with score 0 and label -1. Of a segmentor 'labels' ``(B, H, W)`` (default)
+            or 'raw' logits ``(B, classes, H, W)``, both as large as the image.
         half (bool): Weights and activations in float16; the image, normalisation, the norms and
             sums of linear-angular attention, scores and decoding in float32. Defaults to False.
-        shape (tuple[int, int], optional): Height and width that ``onnx_detector.py`` resizes images
+        shape (tuple[int, int], optional): Height and width that ``onnx_runtime.py`` resizes images
             to. Defaults to the test pipeline's.
 
     Returns:
         Agreement: Of the file with torch, before NMS.
 
     Raises:
-        ValueError: If the detector cannot be exported, or if the file does not agree with torch;
+        ValueError: If the model cannot be exported, or if the file does not agree with torch;
             nothing is written then.
     """
-    metadata = describe(detector, decode, half, shape)
-    trained, shipped = graphs(detector.model, decode != 'raw', half)
+    metadata = describe(trained_model, decode, half, shape)
+    decode = metadata['decode']
+    trained, shipped = graphs(trained_model.model, decode != 'raw', half)
     model = to_onnx(shipped, prefix='all_' if decode == 'nms' else '')
     agreement = check(
         _onnxruntime(model), trained, metadata['precision'], metadata['input_size'], out
     )
     if decode == 'nms':
-        model = append_nms(model, detector.model.test_cfg, len(metadata['classes']))
+        model = append_nms(model, trained_model.model.test_cfg, len(metadata['classes']))
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
     model.producer_name, model.producer_version = 'castling_det', castling_det.__version__
     onnx.checker.check_model(model, full_check=True)
     with replacing(out) as unfinished:
         onnx.save(model, unfinished)
-    runtime = Path(onnx_detector.__file__)
+    runtime = Path(onnx_runtime.__file__)
     with replacing(out.with_name(runtime.name)) as unfinished:
         shutil.copyfile(runtime, unfinished)
     return agreement
 
 
-def to_onnx(graph: DetectorGraph, prefix: str = '') -> onnx.ModelProto:
+def to_onnx(graph: Graph, prefix: str = '') -> onnx.ModelProto:
     """A graph in standard operators.
 
     Args:
-        graph (DetectorGraph): What is shipped.
+        graph (Graph): What is shipped.
         prefix (str): Of the outputs' names. Defaults to none.
     """
     model = torch.onnx.export(
@@ -88,7 +90,7 @@ def to_onnx(graph: DetectorGraph, prefix: str = '') -> onnx.ModelProto:
         external_data=False,
         opset_version=OPSET,
         input_names=['image'],
-        output_names=[f'{prefix}{name}' for name in graph.output_names],
+        output_names=[f'{prefix}{name}' for name in graph.outputs],
     ).model_proto
     _drop_traces(model)
     _name_dimensions(model, graph)
@@ -103,18 +105,11 @@ def _drop_traces(model: onnx.ModelProto) -> None:
         del noted.metadata_props[:]
 
 
-def _name_dimensions(model: onnx.ModelProto, graph: DetectorGraph) -> None:
+def _name_dimensions(model: onnx.ModelProto, graph: Graph) -> None:
     """Give open dimensions short names in place of formulas."""
-    names = {'image': ('batch', '', 'height', 'width')}
-    for output in model.graph.output:
-        level = output.name.rpartition('_')[2]
-        names[output.name] = (
-            ('batch', 'cells') if graph.decodes else ('batch', '', f'h{level}', f'w{level}')
-        )
-    for value in (*model.graph.input, *model.graph.output):
-        for dimension, name in zip(
-            value.type.tensor_type.shape.dim, names[value.name], strict=False
-        ):
+    names = [('batch', '', 'height', 'width'), *graph.outputs.values()]
+    for value, dimensions in zip((*model.graph.input, *model.graph.output), names, strict=True):
+        for dimension, name in zip(value.type.tensor_type.shape.dim, dimensions, strict=False):
             if dimension.dim_param:
                 dimension.dim_param = name
 

@@ -8,13 +8,13 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from castling_det.export.agreement import Agreement, check
-from castling_det.export.graph import EXAMPLE_SHAPE, DetectorGraph, graphs
-from castling_det.export.metadata import describe
+from castling_det.export.graph import EXAMPLE_SHAPE, Graph, graphs
+from castling_det.export.metadata import describe, task_of
 from castling_det.inference.predictors import TrainedModel
 from castling_det.replacing import replacing
 
 
-def trace(graph: DetectorGraph) -> ExportedProgram:
+def trace(graph: Graph) -> ExportedProgram:
     """Record a graph with open batch, height and width; it fails where one of them is fixed."""
     return torch.export.export(
         graph,
@@ -27,7 +27,7 @@ def trace(graph: DetectorGraph) -> ExportedProgram:
 def export_program(
     detector: TrainedModel,
     out: Path,
-    decode: str = 'boxes',
+    decode: str | None = None,
     half: bool = False,
     shape: tuple[int, int] | None = None,
 ) -> Agreement:
@@ -40,8 +40,8 @@ def export_program(
     Args:
         detector (TrainedModel): Trained; it is left as it is.
         out (Path): File to write.
-        decode (str): 'raw' or 'boxes', as :func:`~castling_det.export.onnx_file.export_onnx` has
-            them. Defaults to 'boxes'.
+        decode (str, optional): 'raw' or 'boxes', as
+            :func:`~castling_det.export.onnx_file.export_onnx` has them. Defaults to 'boxes'.
         half (bool): As there. Defaults to False.
         shape (tuple[int, int], optional): As there.
 
@@ -52,6 +52,8 @@ def export_program(
         ValueError: If the detector cannot be exported so, or if the file does not agree with torch;
             nothing is written then.
     """
+    if task_of(detector.model) != 'detection':
+        raise ValueError('segmentors are exported as ONNX alone: leave out --format torch')
     if decode == 'nms':
         raise ValueError('NMS has no operator in torch: export a program with raw outputs or boxes')
     metadata = describe(detector, decode, half, shape)

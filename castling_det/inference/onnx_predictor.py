@@ -4,30 +4,34 @@ from pathlib import Path
 
 import torch
 from mmdet.structures import DetDataSample
-from mmengine.structures import InstanceData
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from numpy import ndarray
 
-from castling_det.inference.onnx_detector import OnnxDetector
+from castling_det.inference.onnx_runtime import OnnxSegmentor, open_model
 from castling_det.inference.predictors import Predictor
 
 
 class OnnxPredictor(Predictor):
-    """A detector in an ONNX file, on the CPU.
+    """A detector or segmentor in an ONNX file, on the CPU.
 
     Args:
         model (str | Path): File written by ``tools/export_onnx.py``.
 
     Raises:
-        FileNotFoundError, ValueError: As :class:`OnnxDetector`.
+        FileNotFoundError, ValueError: As :func:`open_model`.
     """
 
     def __init__(self, model: str | Path) -> None:
-        self.detector = OnnxDetector(model)
-        self.dataset_meta = dict(
-            classes=tuple(self.detector.classes), palette=self.detector.palette
-        )
+        self.model = open_model(model)
+        self.dataset_meta = dict(classes=tuple(self.model.classes), palette=self.model.palette)
 
-    def __call__(self, image: ndarray) -> DetDataSample:
-        boxes, scores, labels = map(torch.from_numpy, self.detector(image[..., ::-1]))
-        instances = InstanceData(bboxes=boxes, scores=scores, labels=labels)
-        return DetDataSample(pred_instances=instances)
+    def __call__(self, image: ndarray) -> BaseDataElement:
+        found = self.model(image[..., ::-1])
+        if isinstance(self.model, OnnxSegmentor):
+            from mmseg.structures import SegDataSample  # detectors need no mmseg
+
+            return SegDataSample(pred_sem_seg=PixelData(data=torch.from_numpy(found)[None]))
+        boxes, scores, labels = map(torch.from_numpy, found)
+        return DetDataSample(
+            pred_instances=InstanceData(bboxes=boxes, scores=scores, labels=labels)
+        )

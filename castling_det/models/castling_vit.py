@@ -52,7 +52,7 @@ class Embedding(nn.Module):
         hw = x.shape[-2:]
         x = (x + self._positions(hw)).flatten(2).transpose(1, 2)
         if self.cls_token is not None:
-            x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1)
+            x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
         return x, hw
 
     def _positions(self, hw: Grid) -> Tensor:

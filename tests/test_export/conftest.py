@@ -1,4 +1,4 @@
-"""What the tests of export share: a tiny detector, and its file; an export takes half a minute."""
+"""What the tests of export share: a tiny detector and a tiny segmentor; an export takes long."""
 
 from pathlib import Path
 
@@ -16,9 +16,16 @@ ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs/castling_picodet/castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
 
 
+SEG_CONFIG = (
+    ROOT
+    / 'configs/castling_mask2former'
+    / 'castling-segformer_levit-nano_1xb16-2000i_shapes-seg-64x512.py'
+)
+
+
 def randomised(cfg: Config, seed: int) -> dict[str, torch.Tensor]:
     """Weights and statistics of batch norms, none of which is 0 or 1."""
-    init_default_scope('mmdet')
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
     torch.manual_seed(seed)
     model = MODELS.build(cfg.model)
     for name, value in model.state_dict().items():
@@ -60,6 +67,21 @@ def other_detector(cfg, tmp_path_factory) -> TrainedModel:
     checkpoint = tmp_path_factory.mktemp('checkpoint') / 'other.pth'
     torch.save(randomised(cfg, 1), checkpoint)
     return TrainedModel(cfg, checkpoint)
+
+
+@pytest.fixture(scope='session')
+def segmentor(tmp_path_factory) -> TrainedModel:
+    """SegFormer's head on the nano backbone with one block in all, where several classes win."""
+    cfg = Config.fromfile(SEG_CONFIG)
+    cfg.model.backbone.arch = dict(
+        embed_dims=(32, 48, 64), num_heads=(2, 3, 4), depths=(1, 0, 0), key_dims=16
+    )
+    cfg.model.decode_head.update(in_channels=[16, 32, 48, 64], channels=16)
+    folder = tmp_path_factory.mktemp('segmentor')
+    cfg.dump(folder / 'tiny.py')
+    cfg = Config.fromfile(folder / 'tiny.py')
+    torch.save(randomised(cfg, 14), folder / 'tiny.pth')
+    return TrainedModel(cfg, folder / 'tiny.pth')
 
 
 @pytest.fixture(scope='session')

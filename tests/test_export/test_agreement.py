@@ -75,3 +75,31 @@ def test_raw_outputs_are_compared_decoded(detector):
     assert check(raw, raw, 'fp32', (64, 128), OUT).boxes == 0
     # The same to all logits of a distance changes nothing, and so to the file's boxes.
     assert check(run, raw, 'fp32', (64, 128), OUT).boxes < 1e-3
+
+
+@torch.no_grad()
+def test_labels_may_differ_where_torch_hardly_decides(segmentor):
+    trained, _ = graphs(segmentor.model, decodes=True, half=False)
+    raw, _ = graphs(segmentor.model, decodes=False, half=False)
+
+    def biased(by):
+        def run(image):
+            logits = raw.logits(image)
+            logits[:, 0] += by
+            return [logits]
+
+        return run
+
+    def labels(by):
+        return lambda image: [biased(by)(image)[0].argmax(dim=1)]
+
+    same = check(labels(0), trained, 'fp32', (64, 128), OUT)
+    assert (same.logits, same.labels) == (0, 1)
+    near = check(labels(9e-4), trained, 'fp32', (64, 128), OUT)
+    assert near.logits < 9.1e-4 and near.labels > 0.99
+    assert check(biased(9e-4), raw, 'fp32', (64, 128), OUT).logits == pytest.approx(9e-4, rel=0.01)
+    for run, graph in ((labels(0.5), trained), (biased(2e-3), raw)):
+        with pytest.raises(ValueError, match='differs from torch, logits within'):
+            check(run, graph, 'fp32', (64, 128), OUT)
+    with pytest.raises(ValueError, match='labels of'):
+        check(labels(5), trained, 'fp16', (64, 128), OUT)

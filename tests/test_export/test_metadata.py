@@ -21,6 +21,19 @@ def test_metadata_say_what_the_runtime_needs(detector):
     assert other['input_size'] == [32, 96] and other['precision'] == 'fp16'
 
 
+def test_metadata_of_a_segmentor_say_nothing_of_boxes(segmentor, detector):
+    metadata = describe(segmentor, None, False, None)
+    assert (metadata['task'], metadata['decode']) == ('segmentation', 'labels')
+    assert metadata['classes'][:2] == ['ground', 'disk']
+    assert metadata['palette'][0] == [120, 100, 80]
+    assert (metadata['input_size'], metadata['interpolation']) == ([64, 512], 'bilinear')
+    assert metadata['pad_size_divisor'] == 64
+    of_boxes = {'score_thr', 'iou_threshold', 'max_per_img'}
+    assert describe(detector, None, False, None).keys() - metadata.keys() == of_boxes
+    with pytest.raises(ValueError, match='decode of segmentation is one of labels, raw'):
+        describe(segmentor, 'nms', False, None)
+
+
 def test_interpolation_is_that_of_the_test(detector, monkeypatch):
     cfg = deepcopy(detector.model.cfg)
     del cfg.test_dataloader.dataset.pipeline[1]['interpolation']
@@ -46,7 +59,7 @@ def test_pipelines_of_another_kind_are_refused(step, detector, monkeypatch):
 
 
 def test_unknown_decoding_and_nms_are_refused(detector, monkeypatch):
-    with pytest.raises(ValueError, match='decode is one of raw, boxes, nms'):
+    with pytest.raises(ValueError, match='decode of detection is one of boxes, nms, raw'):
         describe(detector, 'soft', False, None)
     monkeypatch.setitem(detector.model.test_cfg, 'nms', dict(type='soft_nms', iou_threshold=0.5))
     with pytest.raises(ValueError, match='class-wise greedy NMS'):

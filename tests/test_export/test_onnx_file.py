@@ -1,4 +1,4 @@
-"""ONNX files against mmdet's own way from an image to its boxes, and what stands in their graph."""
+"""ONNX files against mmdet's and mmseg's own ways from an image, and what stands in their graph."""
 
 import runpy
 import sys
@@ -11,13 +11,15 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.fileio import load
 from mmengine.structures import InstanceData
+from mmseg.structures import SegDataSample
+from PIL import Image
 
 onnx = pytest.importorskip('onnx', reason="the extra 'export' is not installed")
 onnxruntime = pytest.importorskip('onnxruntime')
 
 from castling_det.export import onnx_file  # noqa: E402
 from castling_det.export.graph import graphs  # noqa: E402
-from castling_det.inference.onnx_detector import OnnxDetector  # noqa: E402
+from castling_det.inference.onnx_runtime import open_model  # noqa: E402
 from castling_det.inference.predictors import TrainedModel  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +51,7 @@ def with_nms(detector, exports_network, tmp_path) -> Path:
     out = tmp_path / 'onnx' / 'nms.onnx'
     agreement = onnx_file.export_onnx(detector, out, decode='nms')
     assert agreement.boxes < 1e-3 and agreement.scores < 1e-4
-    assert sorted(file.name for file in out.parent.iterdir()) == ['nms.onnx', 'onnx_detector.py']
+    assert sorted(file.name for file in out.parent.iterdir()) == ['nms.onnx', 'onnx_runtime.py']
     return out
 
 
@@ -68,6 +70,15 @@ def assert_same(found, expected: InstanceData) -> None:
     assert np.array_equal(labels, expected.labels)
     assert np.allclose(scores, expected.scores, atol=1e-4)
     assert np.allclose(boxes, expected.bboxes, atol=1e-2)
+
+
+def segment(segmentor: TrainedModel, images: np.ndarray) -> np.ndarray:
+    """mmseg's way: its preprocessor, the model in training form, its post-processing."""
+    bgr = torch.from_numpy(images[..., ::-1].transpose(0, 3, 1, 2).copy())
+    size = tuple(bgr.shape[2:])
+    samples = [SegDataSample(metainfo=dict(ori_shape=size, img_shape=size)) for _ in bgr]
+    found = segmentor.model.test_step(dict(inputs=list(bgr), data_samples=samples))
+    return np.stack([sample.pred_sem_seg.data[0].numpy() for sample in found])
 
 
 def values(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
@@ -139,8 +150,8 @@ def test_runtime_and_image_demo_predict_what_the_detector_does(
     onnx_file.export_onnx(detector, with_boxes)
     (image,) = pixels(1, 90, 210)
     expected = detector(image[..., ::-1]).pred_instances
-    assert_same(OnnxDetector(with_nms)(image), expected)
-    assert_same(OnnxDetector(with_boxes)(image), expected)
+    assert_same(open_model(with_nms)(image), expected)
+    assert_same(open_model(with_boxes)(image), expected)
 
     cv2.imwrite(str(tmp_path / 'a.png'), image[..., ::-1])
     command = ['image_demo.py', tmp_path / 'a.png', '--checkpoint', with_nms]
@@ -178,7 +189,7 @@ def test_half_computes_norms_sums_and_decoding_in_float32(detector, pixels, monk
     model = onnx_file.to_onnx(shipped)
     found = intermediate(model, {'MatMul', 'ReduceL2', 'Softmax'}, image.numpy())
     stored = values(model.graph)
-    weights = [value for name, value in stored.items() if name.startswith('detector.')]
+    weights = [value for name, value in stored.items() if name.startswith('model.')]
     assert len(weights) > 50 and {value.dtype for value in weights} == {np.dtype('float16')}
 
     nodes = {op_type: [] for op_type in ('MatMul', 'ReduceL2', 'Softmax')}
@@ -191,3 +202,38 @@ def test_half_computes_norms_sums_and_decoding_in_float32(detector, pixels, monk
     boxes, scores = trained(image)
     assert np.allclose(found['scores'], scores, atol=0.02)
     assert np.allclose(found['boxes'], boxes, atol=3)
+
+
+def test_label_maps_are_those_of_mmseg(segmentor, pixels, tmp_path, monkeypatch):
+    """Any size and batch; and the runtime and the demo, where the file's size is the image's."""
+    out = tmp_path / 'onnx' / 'labels.onnx'
+    agreement = onnx_file.export_onnx(segmentor, out)
+    assert agreement.logits < 1e-3 and agreement.labels > 0.999
+    assert sorted(file.name for file in out.parent.iterdir()) == ['labels.onnx', 'onnx_runtime.py']
+    model = onnx.load(out)
+    assert [(each.domain, each.version) for each in model.opset_import] == [('', 18)]
+    types = {node.op_type for node in model.graph.node}
+    assert not types & {'If', 'Loop', 'Scan', 'BatchNormalization', 'Softmax'}
+    names = [*values(model.graph), *(node.name for node in model.graph.node)]
+    assert not [name for name in names if 'aux' in name or 'running_' in name]
+    (labels,) = model.graph.output
+    sizes = [side.dim_param for side in labels.type.tensor_type.shape.dim]
+    assert sizes == ['batch', 'height', 'width']
+
+    session = onnxruntime.InferenceSession(out)
+    for shape in [(1, 64, 512), (3, 97, 143), (2, 200, 33)]:
+        images = pixels(*shape)
+        (found,) = session.run(None, dict(image=images.transpose(0, 3, 1, 2).astype(np.float32)))
+        expected = segment(segmentor, images)
+        assert found.shape == shape and len(np.unique(expected)) >= 3
+        assert (found == expected).mean() > 0.999
+
+    (image,) = pixels(1, 64, 512)
+    expected = segmentor(image[..., ::-1]).pred_sem_seg.data[0].numpy()
+    cv2.imwrite(str(tmp_path / 'a.png'), image[..., ::-1])
+    command = ['image_demo.py', tmp_path / 'a.png', '--checkpoint', out]
+    monkeypatch.setattr(sys, 'argv', list(map(str, [*command, '--out-dir', tmp_path / 'out'])))
+    runpy.run_path(str(ROOT / 'tools/image_demo.py'), run_name='__main__')
+    drawn = np.asarray(Image.open(tmp_path / 'out/label_maps/a.png.png'))
+    assert (drawn == expected).mean() > 0.999
+    assert (tmp_path / 'out/a.png').is_file()

@@ -26,8 +26,10 @@ def test_program_runs_at_other_sizes_and_batches(detector, traced, tmp_path, pix
             assert got.shape[0] == shape[0] and np.allclose(got, expected, atol=1e-3)
 
 
-def test_programs_that_cannot_be_are_refused(detector, tmp_path):
+def test_programs_that_cannot_be_are_refused(detector, segmentor, tmp_path):
     with pytest.raises(ValueError, match='raw outputs or boxes'):
         program.export_program(detector, tmp_path / 'a.pt2', decode='nms')
     with pytest.raises(ValueError, match='longer than the coarsest stride, 64 px'):
         program.export_program(detector, tmp_path / 'a.pt2')
+    with pytest.raises(ValueError, match='segmentors are exported as ONNX alone'):
+        program.export_program(segmentor, tmp_path / 'a.pt2')

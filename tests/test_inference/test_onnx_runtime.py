@@ -1,4 +1,4 @@
-"""The runtime file on a graph written by hand, whose boxes are known."""
+"""The runtime file on graphs written by hand, whose boxes and labels are known."""
 
 import json
 import os
@@ -12,15 +12,17 @@ import pytest
 import torch
 from mmcv.ops import batched_nms
 from PIL import Image
+from torch.nn import functional as F
 
 onnx = pytest.importorskip('onnx', reason="the extra 'export' is not installed")
 pytest.importorskip('onnxruntime')
 
-from castling_det.inference import onnx_detector  # noqa: E402
-from castling_det.inference.onnx_detector import OnnxDetector, nms, resize  # noqa: E402
+from castling_det.inference import onnx_runtime  # noqa: E402
 from castling_det.inference.onnx_predictor import OnnxPredictor  # noqa: E402
+from castling_det.inference.onnx_runtime import nms, open_model, resize  # noqa: E402
 
 METADATA = dict(
+    task='detection',
     classes=['cat', 'dog'],
     palette=[[255, 0, 0], [0, 0, 255]],
     decode='boxes',
@@ -64,6 +66,32 @@ def write(path: Path, metadata: dict) -> Path:
     return path
 
 
+def write_segmentor(path: Path, decode: str) -> Path:
+    """Red, green and blue are the logits of three classes."""
+    model = onnx.parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["" : 18]>
+        colours (float[batch, 3, height, width] image) => """
+        + (
+            '(int64[batch, height, width] labels) '
+            '{ labels = ArgMax <axis = 1, keepdims = 0> (image) }'
+            if decode == 'labels'
+            else '(float[batch, 3, height, width] logits) { logits = Identity (image) }'
+        )
+    )
+    metadata = dict(
+        task='segmentation',
+        decode=decode,
+        classes=['red', 'green', 'blue'],
+        palette=[[255, 0, 0], [0, 255, 0], [0, 0, 255]],
+        input_size=[20, 40],
+        interpolation='bilinear',
+    )
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
+    onnx.save(model, path)
+    return path
+
+
 @pytest.fixture
 def known(tmp_path) -> Path:
     return write(tmp_path / 'known.onnx', METADATA)
@@ -75,11 +103,11 @@ def picture(height: int, width: int, red: int) -> np.ndarray:
 
 
 def test_detector_resizes_suppresses_and_scales_back(known):
-    found = OnnxDetector(known, threads=1)(picture(40, 120, red=153))
+    found = open_model(known, threads=1)(picture(40, 120, red=153))
     assert found.labels.tolist() == [0, 1]
     assert found.scores == pytest.approx([0.9, 0.6])
     assert found.boxes.tolist() == [[0, 0, 30, 20], [60, 10, 120, 40]]
-    assert len(OnnxDetector(known)(picture(40, 120, red=50)).boxes) == 1  # 0.2 is not above 0.2
+    assert len(open_model(known)(picture(40, 120, red=50)).boxes) == 1  # 0.2 is not above 0.2
 
 
 def test_predictor_takes_bgr_and_gives_what_mmdet_would(known):
@@ -90,13 +118,51 @@ def test_predictor_takes_bgr_and_gives_what_mmdet_would(known):
     assert found.scores.tolist() == pytest.approx([0.9, 0.6])
 
 
+def test_segmentor_gives_labels_of_the_images_size(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (5, 8, 3), dtype=np.uint8)
+    image = cv2.resize(image, (97, 61), interpolation=cv2.INTER_CUBIC)
+    small = torch.from_numpy(cv2.resize(image, (40, 20))).permute(2, 0, 1)[None].float()
+    by_logits = F.interpolate(small, (61, 97), mode='bilinear').argmax(dim=1)[0].numpy()
+    by_labels = F.interpolate(small.argmax(1)[:, None].float(), (61, 97), mode='nearest-exact')
+    found = open_model(write_segmentor(tmp_path / 'raw.onnx', 'raw'))(image)
+    assert found.dtype == np.int64 and (found == by_logits).mean() > 0.999
+    labels = write_segmentor(tmp_path / 'labels.onnx', 'labels')
+    found = open_model(labels)(image)
+    assert found.dtype == np.int64 and np.array_equal(found, by_labels[0, 0])
+    assert 0.9 < (found == by_logits).mean() < 1
+    sample = OnnxPredictor(labels)(image[..., ::-1])
+    assert np.array_equal(sample.pred_sem_seg.data[0], found)
+
+
+def test_command_writes_a_label_map_and_an_overlay(tmp_path, monkeypatch, capsys):
+    image = np.zeros((20, 40, 3), np.uint8)
+    image[:, :30, 2], image[:, 30:, 0] = 100, 200
+    Image.fromarray(image).save(tmp_path / 'a.png')
+    model = write_segmentor(tmp_path / 'a.onnx', 'labels')
+    command = ['onnx_runtime.py', model, tmp_path / 'a.png', '--out', tmp_path / 'b.png']
+    command += ['--labels', tmp_path / 'labels.png']
+    monkeypatch.setattr(sys, 'argv', list(map(str, command)))
+    onnx_runtime.main()
+    assert json.loads(capsys.readouterr().out) == [
+        dict(label='blue', share=0.75),
+        dict(label='red', share=0.25),
+    ]
+    labels = Image.open(tmp_path / 'labels.png')
+    assert labels.mode == 'P' and labels.getpalette()[:9] == [255, 0, 0, 0, 255, 0, 0, 0, 255]
+    assert np.array_equal(
+        np.asarray(labels), np.where(np.arange(40) < 30, 2, 0)[None].repeat(20, 0)
+    )
+    drawn = np.asarray(Image.open(tmp_path / 'b.png'))
+    assert drawn[0, 0].tolist() == [0, 0, 193] and drawn[0, 39].tolist() == [233, 0, 0]
+
+
 def test_command_needs_neither_torch_nor_openmmlab(known, tmp_path):
     """A copy of the file elsewhere, on a picture that lies on its side."""
     upright = picture(40, 120, red=153)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     Image.fromarray(np.rot90(upright).copy()).save(tmp_path / 'a.png', exif=exif)
-    (tmp_path / 'runtime.py').write_bytes(Path(onnx_detector.__file__).read_bytes())
+    (tmp_path / 'runtime.py').write_bytes(Path(onnx_runtime.__file__).read_bytes())
     blocked = ['torch', 'torchvision', 'mmcv', 'mmdet', 'mmengine', 'cv2', 'castling_det', 'onnx']
     script = (
         'import runpy, sys\n'
@@ -150,8 +216,8 @@ def test_nms_is_that_of_mmcv():
 
 def test_files_that_it_cannot_run_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match='no.onnx does not exist'):
-        OnnxDetector(tmp_path / 'no.onnx')
-    with pytest.raises(ValueError, match='bare.onnx has no metadata'):
-        OnnxDetector(write(tmp_path / 'bare.onnx', {}))
+        open_model(tmp_path / 'no.onnx')
+    with pytest.raises(ValueError, match='bare.onnx does not say its task'):
+        open_model(write(tmp_path / 'bare.onnx', {}))
     with pytest.raises(ValueError, match='raw.onnx holds raw outputs'):
-        OnnxDetector(write(tmp_path / 'raw.onnx', METADATA | dict(decode='raw')))
+        open_model(write(tmp_path / 'raw.onnx', METADATA | dict(decode='raw')))

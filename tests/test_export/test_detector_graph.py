@@ -1,10 +1,11 @@
-"""What goes into a file, before anything is written."""
+"""What goes into a file of a detector, before anything is written."""
 
 import pytest
 import torch
 from torch import nn
 
-from castling_det.export.graph import DetectorGraph, graphs
+from castling_det.export.detector_graph import DetectorGraph
+from castling_det.export.graph import graphs
 from castling_det.models.attention import CastlingAttention
 
 
@@ -26,7 +27,7 @@ def test_shipped_graph_is_castled_and_folded_and_computes_the_same(detector, pix
 @torch.no_grad()
 def test_boxes_are_those_of_the_raw_maps(detector, pixels):
     raw, _ = graphs(detector.model, decodes=False, half=False)
-    assert raw.output_names[::4] == ['scores_8', 'distances_8']
+    assert [*raw.outputs][::4] == ['scores_8', 'distances_8']
     image = torch.from_numpy(pixels(1, 64, 128)).permute(0, 3, 1, 2).float()
     maps = raw(image)
     assert [tuple(level.shape[-2:]) for level in maps[:4]] == [(8, 16), (4, 8), (2, 4), (1, 2)]
@@ -38,7 +39,7 @@ def test_boxes_are_those_of_the_raw_maps(detector, pixels):
 def test_half_keeps_normalisation_in_float32(detector):
     _, shipped = graphs(detector.model, decodes=True, half=True)
     assert shipped.mean.dtype == shipped.std.dtype == torch.float32
-    assert {each.dtype for each in shipped.detector.parameters()} == {torch.float16}
+    assert {each.dtype for each in shipped.model.parameters()} == {torch.float16}
     assert {each.dtype for each in detector.model.parameters()} == {torch.float32}
 
 

@@ -1,0 +1,74 @@
+"""What goes into a file of a segmentor, before anything is written."""
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmseg.structures import SegDataSample
+from torch import nn
+
+from castling_det.export.graph import graphs
+from castling_det.export.segmentor_graph import SegmentorGraph
+from castling_det.models.attention import CastlingAttention
+
+
+@torch.no_grad()
+def test_shipped_graph_is_castled_and_folded_and_gives_mmsegs_logits(segmentor, pixels):
+    _, shipped = graphs(segmentor.model, decodes=False, half=False)
+    attentions = [m for m in shipped.modules() if isinstance(m, CastlingAttention)]
+    assert attentions and not any(module.aux for module in attentions)
+    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in shipped.modules())
+    image = torch.from_numpy(pixels(1, 90, 131)).permute(0, 3, 1, 2).float()
+    (logits,) = shipped(image)
+    sample = segmentor.model.data_preprocessor(
+        dict(inputs=[image[0].flip(0)], data_samples=[_sample(90, 131)])
+    )
+    (expected,) = segmentor.model.predict(sample['inputs'], sample['data_samples'])
+    assert logits.shape == (1, 7, 90, 131)
+    torch.testing.assert_close(logits[0], expected.seg_logits.data, atol=1e-4, rtol=0)
+    shipped.decodes = True
+    (labels,) = shipped(image)
+    assert torch.equal(labels, logits.argmax(dim=1)) and list(shipped.outputs) == ['labels']
+
+
+def _sample(height, width):
+    size = (height, width)
+    return SegDataSample(metainfo=dict(ori_shape=size, img_shape=size))
+
+
+@torch.no_grad()
+def test_half_gives_logits_of_float32(segmentor, pixels):
+    trained, shipped = graphs(segmentor.model, decodes=False, half=True)
+    assert {each.dtype for each in shipped.model.parameters()} == {torch.float16}
+    assert shipped.mean.dtype == torch.float32
+    image = torch.from_numpy(pixels(1, 64, 128)).permute(0, 3, 1, 2).float()
+    (logits,), (expected,) = shipped(image), trained(image)
+    assert logits.dtype == torch.float32
+    assert (logits - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+def test_other_segmentors_are_refused(segmentor, monkeypatch):
+    model = segmentor.model
+    with monkeypatch.context() as patch:
+        patch.setattr(model, 'test_cfg', ConfigDict(mode='slide'))
+        with pytest.raises(ValueError, match='model.test_cfg.mode=whole'):
+            SegmentorGraph(model, True)
+    with monkeypatch.context() as patch:
+        patch.setattr(model.decode_head, 'pixel_decoder', None, raising=False)
+        with pytest.raises(ValueError, match='SegformerHead is not exported: its pixel decoder'):
+            SegmentorGraph(model, True)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model.decode_head), 'predict', lambda: None)
+        with pytest.raises(ValueError, match='only segmentors whose head gives a map of logits'):
+            SegmentorGraph(model, True)
+    with monkeypatch.context() as patch:
+        patch.setattr(model.decode_head, 'out_channels', 1)
+        with pytest.raises(ValueError, match='out_channels=1 is not exported'):
+            SegmentorGraph(model, True)
+    with monkeypatch.context() as patch:
+        patch.setattr(model.data_preprocessor, 'test_cfg', dict(size=(64, 64)))
+        with pytest.raises(ValueError, match='test_cfg has no size_divisor'):
+            SegmentorGraph(model, True)
+    with monkeypatch.context() as patch:
+        patch.setattr(model.data_preprocessor, '_channel_conversion', False)
+        with pytest.raises(ValueError, match='bgr_to_rgb=True'):
+            SegmentorGraph(model, True)
