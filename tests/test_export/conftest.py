@@ -23,6 +23,10 @@ SEG_CONFIG = (
 )
 
 
+TINY = dict(embed_dims=(32, 48, 64), num_heads=(2, 3, 4), depths=(1, 0, 0), key_dims=16)
+CHANNELS = [16, 32, 48, 64]  # of its four maps
+
+
 def randomised(cfg: Config, seed: int) -> dict[str, torch.Tensor]:
     """Weights and statistics of batch norms, none of which is 0 or 1."""
     init_default_scope(cfg.get('default_scope', 'mmdet'))
@@ -42,10 +46,8 @@ def randomised(cfg: Config, seed: int) -> dict[str, torch.Tensor]:
 def cfg(tmp_path_factory) -> Config:
     """The nano detector with one block in all; few of its boxes pass the score threshold."""
     cfg = Config.fromfile(CONFIG)
-    cfg.model.backbone.arch = dict(
-        embed_dims=(32, 48, 64), num_heads=(2, 3, 4), depths=(1, 0, 0), key_dims=16
-    )
-    cfg.model.neck.update(in_channels=[16, 32, 48, 64], out_channels=16)
+    cfg.model.backbone.arch = TINY
+    cfg.model.neck.update(in_channels=CHANNELS, out_channels=16)
     cfg.model.bbox_head.update(in_channels=16, stacked_convs=0)
     cfg.model.test_cfg.score_thr = 0.575
     path = tmp_path_factory.mktemp('config') / 'tiny.py'
@@ -73,10 +75,8 @@ def other_detector(cfg, tmp_path_factory) -> TrainedModel:
 def segmentor(tmp_path_factory) -> TrainedModel:
     """SegFormer's head on the nano backbone with one block in all, where several classes win."""
     cfg = Config.fromfile(SEG_CONFIG)
-    cfg.model.backbone.arch = dict(
-        embed_dims=(32, 48, 64), num_heads=(2, 3, 4), depths=(1, 0, 0), key_dims=16
-    )
-    cfg.model.decode_head.update(in_channels=[16, 32, 48, 64], channels=16)
+    cfg.model.backbone.arch = TINY
+    cfg.model.decode_head.update(in_channels=CHANNELS, channels=16)
     folder = tmp_path_factory.mktemp('segmentor')
     cfg.dump(folder / 'tiny.py')
     cfg = Config.fromfile(folder / 'tiny.py')

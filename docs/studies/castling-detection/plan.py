@@ -8,6 +8,7 @@ about seven minutes a run of 1,040 iterations on one thread.
 Changes since: while the best learning rate of a tuned arm was the highest tried, the next was added
 for both tuned arms: 0.004, 0.008 and 0.016 after results of the twin, 0.032 after those of castled.
 The twin's two worst, 0.0005 and 0.001 (mAP 0.348 and 0.383), were dropped before castled began.
+The two other forms of the attention were cut from three seeds to one before they ran.
 'no mixing', which tells how much attention matters here at all, was added after seed 0.
 """
 
