@@ -49,6 +49,32 @@ default_hooks = dict(checkpoint=dict(interval=20))
 randomness = dict(seed=0)
 """
 
+SEG_DEMO = 'castling_mask2former/castling-segformer_levit-nano_1xb16-2000i_shapes-seg-64x512.py'
+
+# The segmentor of the demo likewise, for half a minute.
+SEG_LEAF = """
+_base_ = 'castling_det::{demo}'
+
+scenes = dict(
+    data_root='{root}/shapes/',
+    data_prefix=dict(img_path='images/train', seg_map_path='labels/train'),
+)
+train_dataloader = dict(
+    batch_size=4, num_workers=0, persistent_workers=False, dataset=dict(scenes, pipeline=[
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations'),
+        dict(type='PackSegInputs'),
+    ])
+)
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=scenes)
+test_dataloader = val_dataloader
+max_iters = 60
+train_cfg = dict(max_iters=max_iters, val_interval=30)
+param_scheduler = [dict(type='CosineAnnealingLR', by_epoch=False, T_max=max_iters)]
+default_hooks = dict(checkpoint=dict(interval=30))
+randomness = dict(seed=0)
+"""
+
 
 def run(*args: object) -> str:
     """Run a tool in the repository, and return what it printed."""
@@ -64,6 +90,10 @@ def run(*args: object) -> str:
     return output
 
 
+def with_subclasses(parent: type) -> list[type]:
+    return sum(map(with_subclasses, parent.__subclasses__()), [parent])
+
+
 def call(tool: str, *args: object) -> str:
     """Run a tool without a new process, which saves the imports, and return what it printed."""
     spec = spec_from_file_location(f'tool_{tool}', ROOT / 'tools' / f'{tool}.py')
@@ -76,7 +106,7 @@ def call(tool: str, *args: object) -> str:
         try:
             module.main()
         finally:
-            for manager in (DefaultScope, MessageHub, MMLogger, Visualizer):
+            for manager in (DefaultScope, MessageHub, MMLogger, *with_subclasses(Visualizer)):
                 manager._instance_dict.clear()  # mmengine's globals, found by name
     return printed.getvalue()
 
@@ -200,6 +230,21 @@ def test_config_without_a_model_or_data(tmp_path):
 
 def test_folder_that_takes_no_shapes():
     assert '/proc/shapes cannot be written (' in refusal('make_shapes', '/proc/shapes')
+
+
+def test_segmentor_by_the_same_commands(tmp_path):
+    leaf, work = tmp_path / 'leaf.py', ['--work-dir', tmp_path / 'work']
+    call('make_shapes', tmp_path / 'shapes', '--num-train', 8, '--num-val', 1)
+    leaf.write_text(SEG_LEAF.format(demo=SEG_DEMO, root=tmp_path))
+    dry = call('train', leaf, *work, '--dry-run')
+    assert 'training    60 iterations' in dry and 'validation  2 batches' in dry
+    assert not (tmp_path / 'work').exists()
+
+    trained = call('train', leaf, *work)
+    scores = [float(score) for score in re.findall(r' mIoU: ([\d.]+)', trained)]
+    assert len(scores) == 2 and scores[1] > 50
+    tested = call('test', leaf, tmp_path / 'work' / 'iter_60.pth', *work)
+    assert float(re.findall(r' mIoU: ([\d.]+)', tested)[-1]) == scores[1]
 
 
 @pytest.fixture

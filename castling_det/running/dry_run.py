@@ -134,10 +134,9 @@ class _Stopwatch(Hook):
 
 def _seconds_to_read(runner: Runner) -> float:
     loader = runner.train_loop.dataloader
-    indices = next(iter(loader.batch_sampler))
     start = perf_counter()
-    for index in indices:
-        loader.dataset[index]
+    for index in range(loader.batch_sampler.batch_size):  # an infinite sampler can be begun once
+        loader.dataset[index % len(loader.dataset)]
     return perf_counter() - start
 
 
