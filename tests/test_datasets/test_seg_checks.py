@@ -181,7 +181,7 @@ def test_training_is_refused(folder):
 
 def test_crops_below_a_patch():
     cfg = Config.fromfile(
-        CONFIGS / 'castling-mask2former-nano_vit-nano_1xb4-4000i_camvid-192x256.py'
+        CONFIGS / 'castling-mask2former-nano_vit-nano_1xb4-1500i_camvid-192x256.py'
     )
     check_crop_size(cfg)
     place = 'train_dataloader.dataset.pipeline.3.crop_size'
@@ -203,7 +203,7 @@ def test_crops_below_a_patch():
 
 
 def test_small_crops_are_refused_before_training_and_testing(tmp_path, monkeypatch):
-    config = 'castling-segformer_vit-nano_1xb4-4000i_camvid-192x256.py'
+    config = 'castling-segformer_vit-nano_1xb4-1500i_camvid-192x256.py'
     leaf, checkpoint = tmp_path / 'leaf.py', tmp_path / 'some.pth'
     leaf.write_text(
         f"_base_ = '{CONFIGS / config}'\n"
@@ -228,8 +228,8 @@ def test_small_crops_are_refused_before_training_and_testing(tmp_path, monkeypat
     ('config_name', 'folder_name', 'images'),
     [
         ('castling-mask2former_vit-b-p16_8xb2-160k_ade20k-640x640', 'ade20k_tiny', 3),
-        ('castling-segformer_vit-nano_1xb4-4000i_camvid-192x256', 'camvid', 367),
-        ('castling-mask2former-nano_vit-nano_1xb4-4000i_coco133-256x256', 'coco133', 100),
+        ('castling-segformer_vit-nano_1xb4-1500i_camvid-192x256', 'camvid', 367),
+        ('castling-mask2former-nano_vit-nano_1xb4-1500i_coco133-256x256', 'coco133', 100),
     ],
 )
 def test_real_data_passes(data_root, config_name, folder_name, images):

@@ -72,7 +72,7 @@ def segmentor(folder: Path, head: str, slides: bool) -> tuple[Path, torch.nn.Mod
     window = "dict(mode='slide', crop_size=(64, 64), stride=(64, 32))"
     leaf = folder / 'leaf.py'
     leaf.write_text(
-        f"_base_ = '{CAMVID}/castling-{head}_1xb4-4000i_camvid-192x256.py'\n"
+        f"_base_ = '{CAMVID}/castling-{head}_1xb4-1500i_camvid-192x256.py'\n"
         f'model = dict(test_cfg={window if slides else dict(mode="whole")})\n'
         'resize = dict(type="Resize", scale=(96, 64), keep_ratio=False)\n'
         'load, pack = dict(type="LoadImageFromFile"), dict(type="PackSegInputs")\n'

@@ -1,6 +1,6 @@
 """Mask2Former-nano with Castling-ViT-nano from random weights on 133 classes of COCO.
 
-python tools/train.py configs/castling_mask2former/castling-mask2former-nano_vit-nano_1xb4-4000i_coco133-256x256.py
+python tools/train.py configs/castling_mask2former/castling-mask2former-nano_vit-nano_1xb4-1500i_coco133-256x256.py
 
 Many classes, things and stuff, in little data: the wiring of ADE20K, no benchmark. Status: not run.
 """
@@ -8,7 +8,7 @@ Many classes, things and stuff, in little data: the wiring of ADE20K, no benchma
 _base_ = [
     '../_base_/models/castling-mask2former-nano_vit-nano.py',
     '../_base_/datasets/coco133_256x256.py',
-    '../_base_/schedules/small_4000i.py',
+    '../_base_/schedules/small_1500i.py',
     '../_base_/runtime_seg.py',
 ]
 

@@ -1,14 +1,14 @@
 """Mask2Former-nano with Castling-ViT-nano from random weights on CamVid at 256x192 px.
 
-python tools/train.py configs/castling_mask2former/castling-mask2former-nano_vit-nano_1xb4-4000i_camvid-192x256.py
+python tools/train.py configs/castling_mask2former/castling-mask2former-nano_vit-nano_1xb4-1500i_camvid-192x256.py
 
-The attention is the published form; lr and iterations are a start for studies, not tuned. Status: not run.
+The attention is the published form; lr and iterations: docs/studies/castling-segmentation.md. Status: not run.
 """
 
 _base_ = [
     '../_base_/models/castling-mask2former-nano_vit-nano.py',
     '../_base_/datasets/camvid_192x256.py',
-    '../_base_/schedules/small_4000i.py',
+    '../_base_/schedules/small_1500i.py',
     '../_base_/runtime_seg.py',
 ]
 

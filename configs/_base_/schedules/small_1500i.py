@@ -1,13 +1,13 @@
-"""4,000 iterations of a small data set on one CPU or GPU, 4 images each, from random weights."""
+"""1,500 iterations of a small data set on one CPU or GPU, 4 images each, from random weights."""
 
-max_iters = 4000
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=1000)
+max_iters = 1500
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=500)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=200),
-    dict(type='PolyLR', power=0.9, eta_min=0, by_epoch=False, begin=200, end=max_iters),
+    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=100),
+    dict(type='PolyLR', power=0.9, eta_min=0, by_epoch=False, begin=100, end=max_iters),
 ]
 optim_wrapper = dict(
     type='OptimWrapper',

@@ -1,6 +1,6 @@
 """SegFormer's head with Castling-ViT-nano from random weights on CamVid at 256x192 px.
 
-python tools/train.py configs/castling_mask2former/castling-segformer_vit-nano_1xb4-4000i_camvid-192x256.py
+python tools/train.py configs/castling_mask2former/castling-segformer_vit-nano_1xb4-1500i_camvid-192x256.py
 
 The light head for the study of Mask2Former-nano; lr and iterations are a start, not tuned. Status: not run.
 """
@@ -8,7 +8,7 @@ The light head for the study of Mask2Former-nano; lr and iterations are a start,
 _base_ = [
     '../_base_/models/castling-segformer_vit-nano.py',
     '../_base_/datasets/camvid_192x256.py',
-    '../_base_/schedules/small_4000i.py',
+    '../_base_/schedules/small_1500i.py',
     '../_base_/runtime_seg.py',
 ]
 
