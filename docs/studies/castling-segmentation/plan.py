@@ -39,6 +39,18 @@ arms = {
     'castled 2-D convolution': dict(
         options={f'{ATTN}.kernel_size': (3, 3)}, tuned_as='castled', seeds=[0]
     ),
+    'castled Feature2Pyramid': dict(
+        options={
+            'model.backbone.out_indices': (1, 2, 3, 5),
+            'model.backbone.final_norm': False,
+            'model.neck': dict(
+                _delete_=True, type='Feature2Pyramid', embed_dim=128, norm_cfg=dict(type='BN')
+            ),
+            'model.decode_head.in_channels': [128, 128, 128, 128],
+        },
+        tuned_as='castled',
+        seeds=[0],
+    ),
     'no mixing': dict(
         options={ATTN: dict(_delete_=True, type='NoMixing')}, tuned_as='castled', seeds=[0]
     ),
