@@ -74,6 +74,7 @@ def test_model_fits_its_data(path):
     if 'mask2former' in path.stem:
         assert len(head.class_weight) == len(classes) + 1
     assert tuple(cfg.model.data_preprocessor.size) == size_in_name(path)
+    assert tuple(cfg.model.test_cfg.crop_size) == size_in_name(path)
     crops = [step.crop_size for step in cfg.train_pipeline if 'crop_size' in step]
     assert all(tuple(crop) == size_in_name(path) for crop in crops)
     maps = model.eval().extract_feat(torch.rand(1, 3, 64, 96))

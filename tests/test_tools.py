@@ -243,8 +243,10 @@ def test_segmentor_by_the_same_commands(tmp_path):
     trained = call('train', leaf, *work)
     scores = [float(score) for score in re.findall(r' mIoU: ([\d.]+)', trained)]
     assert len(scores) == 2 and scores[1] > 50
-    tested = call('test', leaf, tmp_path / 'work' / 'iter_60.pth', *work)
-    assert float(re.findall(r' mIoU: ([\d.]+)', tested)[-1]) == scores[1]
+    for mode in ('whole', 'slide'):  # the window is as large as the image
+        options = ['--cfg-options', f'model.test_cfg.mode={mode}']
+        tested = call('test', leaf, tmp_path / 'work' / 'iter_60.pth', *work, *options)
+        assert float(re.findall(r' mIoU: ([\d.]+)', tested)[-1]) == scores[1]
 
 
 @pytest.fixture

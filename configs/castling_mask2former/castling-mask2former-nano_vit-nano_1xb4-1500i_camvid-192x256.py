@@ -20,4 +20,5 @@ model = dict(
         num_classes=num_classes,
         loss_cls=dict(class_weight=[1.0] * num_classes + [0.1]),
     ),
+    test_cfg=dict(crop_size=(192, 256), stride=(128, 170)),
 )

@@ -21,4 +21,5 @@ model = dict(
         num_classes=7,
         loss_decode=dict(class_weight=[0.1, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]),  # 93 % is ground
     ),
+    test_cfg=dict(crop_size=(64, 512), stride=(42, 341)),
 )

@@ -16,4 +16,5 @@ model = dict(
     data_preprocessor=dict(size=(192, 256)),
     backbone=dict(pos_grid=(12, 16)),
     decode_head=dict(num_classes=11),
+    test_cfg=dict(crop_size=(192, 256), stride=(128, 170)),
 )

@@ -75,5 +75,5 @@ model = dict(
         ),
     ),
     train_cfg=dict(),
-    test_cfg=dict(mode='whole'),
+    test_cfg=dict(mode='whole', crop_size=(128, 128), stride=(85, 85)),  # sizes of mode='slide'
 )

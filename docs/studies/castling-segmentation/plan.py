@@ -10,8 +10,7 @@ While the best learning rate of a tuned arm is the highest tried, the next is ad
 """
 
 base = (
-    'configs/castling_mask2former/'
-    'castling-mask2former-nano_vit-nano_1xb4-1500i_camvid-192x256.py'
+    'configs/castling_mask2former/castling-mask2former-nano_vit-nano_1xb4-1500i_camvid-192x256.py'
 )
 metric = 'mIoU'
 lrs = [0.0005, 0.001, 0.002]
