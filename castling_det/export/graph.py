@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from castling_det.castle import castle, fold_batch_norms
 from castling_det.export.adaptive_pool import open_adaptive_pools
+from castling_det.export.pixel_decoder import open_pixel_decoders
 from castling_det.models.attention import CastlingAttention
 
 EXAMPLE_SHAPE = (2, 3, 135, 203)  # nothing divides evenly: sizes that do can look like fixed ones
@@ -85,6 +86,7 @@ def graphs(model: nn.Module, decodes: bool, half: bool) -> tuple[Graph, Graph]:
     else:
         fold_batch_norms(shipped)
     open_adaptive_pools(shipped)
+    open_pixel_decoders(shipped)
     if half:
         shipped.model.half()
     return trained, shipped

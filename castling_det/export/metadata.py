@@ -45,6 +45,7 @@ def describe(
     cfg, preprocessor = trained.model.cfg, trained.model.data_preprocessor
     classes = list(trained.dataset_meta['classes'])
     palette = get_palette(trained.dataset_meta.get('palette'), len(classes))
+    resize = _resize(cfg)
     described = dict(
         task=task,
         classes=classes,
@@ -52,7 +53,8 @@ def describe(
         decode=decode,
         precision='fp16' if half else 'fp32',
         input_size=list(shape or input_shape(cfg)),
-        interpolation=_interpolation(cfg),
+        most_sides=None if shape else _most_sides(resize),
+        interpolation=resize.get('interpolation', 'bilinear'),
         input_layout='RGB, 0 to 255, float32; normalised and padded in the graph',
         mean=preprocessor.mean.flatten().tolist(),
         std=preprocessor.std.flatten().tolist(),
@@ -84,24 +86,34 @@ def _suppression(test_cfg: ConfigDict) -> dict[str, float]:
     )
 
 
-def _interpolation(cfg: Config) -> str:
-    """Of the one step by which the config's test changes an image."""
+def _resize(cfg: Config) -> dict:
+    """The one step by which the config's test changes an image."""
     steps = get_test_pipeline_cfg(cfg)
+    names = [step['type'].rpartition('.')[2] for step in steps]
     changing = [
         step
-        for step in steps
-        if not step['type'].rpartition('.')[2].startswith(('Load', 'Pack', 'Resize'))
-        or step.get('keep_ratio')
+        for step, name in zip(steps, names, strict=True)
+        if not name.startswith(('Load', 'Pack'))
     ]
-    resizes = [step for step in steps if step['type'].rpartition('.')[2] == 'Resize']
-    interpolation = resizes[0].get('interpolation', 'bilinear') if len(resizes) == 1 else None
-    if changing or interpolation not in INTERPOLATIONS:
+    if (
+        names.count('Resize') != 1
+        or len(changing) != 1
+        or 'scale' not in changing[0]
+        or changing[0].get('interpolation', 'bilinear') not in INTERPOLATIONS
+    ):
         raise ValueError(
-            f'{cfg.filename}: onnx_runtime.py prepares images by one Resize, without keep_ratio '
-            f'and {" or ".join(INTERPOLATIONS)}, but test_dataloader.dataset.pipeline has '
-            f'{changing or resizes}'
+            f'{cfg.filename}: onnx_runtime.py prepares images by one Resize to a scale, '
+            f'{" or ".join(INTERPOLATIONS)}, but test_dataloader.dataset.pipeline has {changing}'
         )
-    return interpolation
+    return changing[0]
+
+
+def _most_sides(resize: dict) -> list[int] | None:
+    """Where an image keeps its proportions: how long its shorter and its longer side may be."""
+    if not resize.get('keep_ratio'):
+        return None
+    scale = resize['scale']
+    return sorted((scale, scale) if isinstance(scale, int) else scale)
 
 
 def _commit() -> str:

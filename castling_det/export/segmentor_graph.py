@@ -1,8 +1,11 @@
 """What goes into a file of a segmentor: all between RGB pixels and the label map. Needs mmseg."""
 
+import torch
 from mmseg.models import EncoderDecoder
+from mmseg.models.decode_heads import Mask2FormerHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor
+from torch.nn import functional as F
 
 from castling_det.export.graph import Graph
 
@@ -21,18 +24,14 @@ class SegmentorGraph(Graph):
 
     def __init__(self, segmentor: EncoderDecoder, decodes: bool) -> None:
         head = segmentor.decode_head
-        if hasattr(head, 'pixel_decoder'):
-            raise ValueError(
-                f'{type(head).__name__} is not exported: its pixel decoder makes tensors of the '
-                'sizes of maps (torch._shape_as_tensor), and takes sizes out of them again, which '
-                'torch.export cannot record'
-            )
-        if type(segmentor).encode_decode is not EncoderDecoder.encode_decode or (
-            getattr(type(head), 'predict', None) is not BaseDecodeHead.predict
+        self.is_mask2former = isinstance(head, Mask2FormerHead)
+        gives_logits = getattr(type(head), 'predict', None) is BaseDecodeHead.predict
+        if type(segmentor).encode_decode is not EncoderDecoder.encode_decode or not (
+            gives_logits or self.is_mask2former
         ):
             raise ValueError(
-                'only segmentors whose head gives a map of logits are exported, not '
-                f'{type(segmentor).__name__} with {type(head).__name__}'
+                'only segmentors with Mask2Former, or whose head gives a map of logits, are '
+                f'exported, not {type(segmentor).__name__} with {type(head).__name__}'
             )
         if head.out_channels == 1:
             raise ValueError('a head with out_channels=1 is not exported: take out_channels=2')
@@ -69,9 +68,32 @@ class SegmentorGraph(Graph):
         return (logits.argmax(dim=1) if self.decodes else logits,)
 
     def logits(self, image: Tensor) -> Tensor:
-        """``(B, classes, H, W)``, float32, as large as the image."""
+        """``(B, classes, H, W)``, float32, as large as the image; Mask2Former's are scores."""
         height, width = image.shape[-2:]
         x = self.prepare(image)
-        maps = self.model.decode_head(self.model.extract_feat(x)).float()
-        padded = dict(img_shape=tuple(x.shape[-2:]), pad_shape=tuple(x.shape[-2:]))
-        return self.model.decode_head.predict_by_feat(maps, [padded])[..., :height, :width]
+        size, head = tuple(x.shape[-2:]), self.model.decode_head
+        maps = self.model.extract_feat(x)
+        if self.is_mask2former:
+            logits = _sum_of_masks(*head(maps, None), size)
+        else:
+            logits = head.predict_by_feat(
+                head(maps).float(), [dict(img_shape=size, pad_shape=size)]
+            )
+        return logits[..., :height, :width]
+
+
+def _sum_of_masks(classes: list[Tensor], masks: list[Tensor], size: tuple[int, int]) -> Tensor:
+    """Each query's mask times its probabilities of the classes, as mmseg's head predicts.
+
+    Args:
+        classes (list[Tensor]): Of each layer of the decoder ``(B, Q, K + 1)``, the last of them no
+            class.
+        masks (list[Tensor]): Of each layer ``(B, Q, h, w)``.
+        size (tuple[int, int]): H and W.
+
+    Returns:
+        Tensor: ``(B, K, H, W)``, float32.
+    """
+    probabilities = classes[-1].float().softmax(dim=-1)[..., :-1]
+    grown = F.interpolate(masks[-1].float(), size, mode='bilinear', align_corners=False)
+    return torch.einsum('bqk,bqhw->bkhw', probabilities, grown.sigmoid())

@@ -39,9 +39,22 @@ class OnnxModel:
         self.classes = metadata['classes']
         self.palette = [tuple(colour) for colour in metadata['palette']]
 
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width that an image is resized to.
+
+        They are fixed, or in the image's proportions as large as ``most_sides`` of the metadata
+        allow: the shorter side and the longer one.
+        """
+        most = self.metadata['most_sides']
+        if most is None:
+            return tuple(self.metadata['input_size'])
+        factor = min(most[0] / min(height, width), most[1] / max(height, width))
+        return int(height * factor + 0.5), int(width * factor + 0.5)
+
     def _run(self, image: ndarray) -> list[ndarray]:
-        """Outputs for an image ``(H, W, 3)``, resized to the size that the file was made for."""
-        pixels = resize(image, *self.metadata['input_size'], self.metadata['interpolation'])
+        """Outputs for an image ``(H, W, 3)``, resized as the file wants it."""
+        size = self.input_size(*image.shape[:2])
+        pixels = resize(image, *size, self.metadata['interpolation'])
         outputs = self.session.run(None, {'image': pixels.transpose(2, 0, 1)[None]})
         return [output[0] for output in outputs]
 
@@ -80,7 +93,7 @@ class OnnxDetector(OnnxModel):
             found = Detections(*(each[used] for each in outputs))
         else:
             found = self._suppress(*outputs)
-        height, width = self.metadata['input_size']
+        height, width = self.input_size(*image.shape[:2])
         sides = np.array([image.shape[1] / width, image.shape[0] / height] * 2, np.float32)
         return found._replace(boxes=found.boxes * sides)
 

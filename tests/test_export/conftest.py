@@ -22,6 +22,9 @@ SEG_CONFIG = (
     / 'castling-segformer_levit-nano_1xb16-2000i_shapes-seg-64x512.py'
 )
 
+MASK2FORMER_CONFIG = SEG_CONFIG.with_name(
+    'castling-mask2former-nano_vit-nano_1xb4-1500i_camvid-192x256.py'
+)
 
 TINY = dict(embed_dims=(32, 48, 64), num_heads=(2, 3, 4), depths=(1, 0, 0), key_dims=16)
 CHANNELS = [16, 32, 48, 64]  # of its four maps
@@ -81,6 +84,20 @@ def segmentor(tmp_path_factory) -> TrainedModel:
     cfg.dump(folder / 'tiny.py')
     cfg = Config.fromfile(folder / 'tiny.py')
     torch.save(randomised(cfg, 14), folder / 'tiny.pth')
+    return TrainedModel(cfg, folder / 'tiny.pth')
+
+
+@pytest.fixture(scope='session')
+def mask2former(tmp_path_factory) -> TrainedModel:
+    """Mask2Former-nano on one block, with one layer each of encoder and decoder."""
+    cfg = Config.fromfile(MASK2FORMER_CONFIG)
+    cfg.model.backbone.arch = dict(embed_dims=64, num_heads=2, depths=1)
+    cfg.model.neck.in_channels = 64
+    cfg.model.decode_head.transformer_decoder.num_layers = 1
+    folder = tmp_path_factory.mktemp('mask2former')
+    cfg.dump(folder / 'tiny.py')
+    cfg = Config.fromfile(folder / 'tiny.py')
+    torch.save(randomised(cfg, 3), folder / 'tiny.pth')
     return TrainedModel(cfg, folder / 'tiny.pth')
 
 

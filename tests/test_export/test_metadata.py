@@ -41,10 +41,21 @@ def test_interpolation_is_that_of_the_test(detector, monkeypatch):
     assert describe(detector, 'boxes', False, None)['interpolation'] == 'bilinear'  # mmcv's default
 
 
+def test_sides_of_images_that_keep_their_proportions(detector, monkeypatch):
+    assert describe(detector, 'boxes', False, None)['most_sides'] is None
+    cfg = deepcopy(detector.model.cfg)
+    cfg.test_dataloader.dataset.pipeline[1].update(scale=(640, 200), keep_ratio=True)
+    cfg.model.data_preprocessor.size = (96, 128)
+    monkeypatch.setattr(detector.model, 'cfg', cfg)
+    metadata = describe(detector, 'boxes', False, None)
+    assert (metadata['most_sides'], metadata['input_size']) == ([200, 640], [96, 128])
+    assert describe(detector, 'boxes', False, (64, 64))['most_sides'] is None
+
+
 @pytest.mark.parametrize(
     'step',
     [
-        dict(type='Resize', scale=(512, 64), keep_ratio=True),
+        dict(type='Resize', scale_factor=0.5, keep_ratio=True),
         dict(type='mmdet.Resize', scale=(512, 64), interpolation='lanczos'),
         dict(type='Pad', size_divisor=32),
     ],
@@ -54,7 +65,7 @@ def test_pipelines_of_another_kind_are_refused(step, detector, monkeypatch):
     cfg = deepcopy(detector.model.cfg)
     cfg.test_dataloader.dataset.pipeline[1] = step
     monkeypatch.setattr(detector.model, 'cfg', cfg)
-    with pytest.raises(ValueError, match='one Resize, without keep_ratio and bilinear or bicubic'):
+    with pytest.raises(ValueError, match='one Resize to a scale, bilinear or bicubic'):
         describe(detector, 'boxes', False, (64, 512))
 
 

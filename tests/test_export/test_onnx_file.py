@@ -237,3 +237,18 @@ def test_label_maps_are_those_of_mmseg(segmentor, pixels, tmp_path, monkeypatch)
     drawn = np.asarray(Image.open(tmp_path / 'out/label_maps/a.png.png'))
     assert (drawn == expected).mean() > 0.999
     assert (tmp_path / 'out/a.png').is_file()
+
+
+def test_mask2former_of_any_size_and_batch(mask2former, pixels, tmp_path):
+    out = tmp_path / 'mask2former.onnx'
+    assert onnx_file.export_onnx(mask2former, out, decode='raw').logits < 1e-3
+    types = {node.op_type for node in onnx.load(out).graph.node}
+    assert 'GridSample' in types and not types & {'If', 'Loop', 'Scan', 'BatchNormalization'}
+    trained, _ = graphs(mask2former.model, decodes=False, half=False)
+    session = onnxruntime.InferenceSession(out)
+    for shape in [(1, 192, 256), (2, 97, 143)]:  # the first is that of the learned positions
+        images = pixels(*shape).transpose(0, 3, 1, 2).astype(np.float32)
+        (found,) = session.run(None, dict(image=images))
+        expected = trained.logits(torch.from_numpy(images))
+        assert expected.std(dim=(2, 3)).max() > 0.01
+        torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-3, rtol=0)

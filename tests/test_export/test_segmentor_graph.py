@@ -11,9 +11,11 @@ from castling_det.export.segmentor_graph import SegmentorGraph
 from castling_det.models.attention import CastlingAttention
 
 
+@pytest.mark.parametrize('name', ['segmentor', 'mask2former'])
 @torch.no_grad()
-def test_shipped_graph_is_castled_and_folded_and_gives_mmsegs_logits(segmentor, pixels):
-    _, shipped = graphs(segmentor.model, decodes=False, half=False)
+def test_shipped_graph_is_castled_and_folded_and_gives_mmsegs_logits(name, pixels, request):
+    segmentor = request.getfixturevalue(name)
+    trained, shipped = graphs(segmentor.model, decodes=False, half=False)
     attentions = [m for m in shipped.modules() if isinstance(m, CastlingAttention)]
     assert attentions and not any(module.aux for module in attentions)
     assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in shipped.modules())
@@ -23,8 +25,9 @@ def test_shipped_graph_is_castled_and_folded_and_gives_mmsegs_logits(segmentor, 
         dict(inputs=[image[0].flip(0)], data_samples=[_sample(90, 131)])
     )
     (expected,) = segmentor.model.predict(sample['inputs'], sample['data_samples'])
-    assert logits.shape == (1, 7, 90, 131)
+    assert logits.shape == (1, len(segmentor.dataset_meta['classes']), 90, 131)
     torch.testing.assert_close(logits[0], expected.seg_logits.data, atol=1e-4, rtol=0)
+    torch.testing.assert_close(trained.logits(image), logits, atol=1e-4, rtol=0)
     shipped.decodes = True
     (labels,) = shipped(image)
     assert torch.equal(labels, logits.argmax(dim=1)) and list(shipped.outputs) == ['labels']
@@ -35,8 +38,10 @@ def _sample(height, width):
     return SegDataSample(metainfo=dict(ori_shape=size, img_shape=size))
 
 
+@pytest.mark.parametrize('name', ['segmentor', 'mask2former'])
 @torch.no_grad()
-def test_half_gives_logits_of_float32(segmentor, pixels):
+def test_half_gives_logits_of_float32(name, pixels, request):
+    segmentor = request.getfixturevalue(name)
     trained, shipped = graphs(segmentor.model, decodes=False, half=True)
     assert {each.dtype for each in shipped.model.parameters()} == {torch.float16}
     assert shipped.mean.dtype == torch.float32
@@ -53,12 +58,8 @@ def test_other_segmentors_are_refused(segmentor, monkeypatch):
         with pytest.raises(ValueError, match='model.test_cfg.mode=whole'):
             SegmentorGraph(model, True)
     with monkeypatch.context() as patch:
-        patch.setattr(model.decode_head, 'pixel_decoder', None, raising=False)
-        with pytest.raises(ValueError, match='SegformerHead is not exported: its pixel decoder'):
-            SegmentorGraph(model, True)
-    with monkeypatch.context() as patch:
         patch.setattr(type(model.decode_head), 'predict', lambda: None)
-        with pytest.raises(ValueError, match='only segmentors whose head gives a map of logits'):
+        with pytest.raises(ValueError, match='only segmentors with Mask2Former, or whose head'):
             SegmentorGraph(model, True)
     with monkeypatch.context() as patch:
         patch.setattr(model.decode_head, 'out_channels', 1)

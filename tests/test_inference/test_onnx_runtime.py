@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import cv2
+import mmcv
 import numpy as np
 import pytest
 import torch
@@ -27,6 +28,7 @@ METADATA = dict(
     palette=[[255, 0, 0], [0, 0, 255]],
     decode='boxes',
     input_size=[20, 40],
+    most_sides=None,
     interpolation='bicubic',
     score_thr=0.2,
     iou_threshold=0.5,
@@ -85,6 +87,7 @@ def write_segmentor(path: Path, decode: str) -> Path:
         classes=['red', 'green', 'blue'],
         palette=[[255, 0, 0], [0, 255, 0], [0, 0, 255]],
         input_size=[20, 40],
+        most_sides=None,
         interpolation='bilinear',
     )
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
@@ -108,6 +111,15 @@ def test_detector_resizes_suppresses_and_scales_back(known):
     assert found.scores == pytest.approx([0.9, 0.6])
     assert found.boxes.tolist() == [[0, 0, 30, 20], [60, 10, 120, 40]]
     assert len(open_model(known)(picture(40, 120, red=50)).boxes) == 1  # 0.2 is not above 0.2
+
+
+@pytest.mark.parametrize('size', [(333, 500), (500, 333), (97, 400)], ids=str)
+def test_images_that_keep_their_proportions_are_sized_as_by_mmcv(tmp_path, size):
+    model = open_model(write(tmp_path / 'known.onnx', METADATA | dict(most_sides=[20, 40])))
+    assert model.input_size(*size)[::-1] == mmcv.rescale_size(size[::-1], (40, 20))
+    found = model(picture(*size, red=153))
+    scale = [size[1] / model.input_size(*size)[1], size[0] / model.input_size(*size)[0]]
+    assert found.boxes[0] == pytest.approx([0, 0, 10 * scale[0], 10 * scale[1]])
 
 
 def test_predictor_takes_bgr_and_gives_what_mmdet_would(known):
