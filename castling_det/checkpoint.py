@@ -108,8 +108,8 @@ def check_fit(
         filename (str | Path): Of the checkpoint, for the messages.
 
     Returns:
-        tuple[str, str]: A sentence that counts the keys, and one that names the first
-        parameters of another shape, empty if there is none.
+        tuple[str, str]: A sentence that counts the keys, and one that says what does not fit,
+        empty if all do.
 
     Raises:
         ValueError: If no key fits.
@@ -131,17 +131,28 @@ def check_fit(
         f'{_count(ours.keys() - shared)} missing, {_count(theirs.keys() - shared)} unexpected, '
         f'{len(reshaped)} of another shape'
     )
-    if not reshaped:
-        return counts, ''
     shapes = '; '.join(
         f'{key} has {tuple(theirs[key].shape)} where the model has {tuple(ours[key].shape)}'
         for key in reshaped[:4]
     )
+    faults = [
+        f'{_count(keys)} {what}'
+        for keys, what in (
+            (ours.keys() - shared, 'missing'),
+            (theirs.keys() - shared, 'unexpected'),
+        )
+        if keys
+    ]
+    if reshaped:
+        faults.append(f'{len(reshaped)} of another shape: {shapes}{"; ..." * (len(reshaped) > 4)}')
+    if not faults:
+        return counts, ''
+    remedy = 'give the config that it was trained with'
+    if reshaped:
+        remedy = f'set num_classes as in the config that it was trained with, or {remedy}'
     return counts, (
-        f'{filename} does not fit the config, {len(reshaped)} parameters have another shape and '
-        f'are not loaded: {shapes}{"; ..." if len(reshaped) > 4 else ""}. If it is the number of '
-        f'classes, set num_classes as in the config that it was trained with, or train anew from '
-        f'it by load_from'
+        f'{filename} does not fit the config, of its keys {", ".join(faults)}; {remedy}, or train '
+        f'anew from what fits by load_from'
     )
 
 

@@ -3,9 +3,7 @@
 import json
 import math
 import os
-import platform
 import resource
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,6 +17,8 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from torch.profiler import ProfilerActivity, profile
+
+from castling_det.provenance import cpu_name, source_commit
 
 Shape = tuple[int, int]
 Call = Callable[[], Any]
@@ -152,29 +152,15 @@ class Measurement(Entry):
         return median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
 
 
-def cpu_name() -> str:
-    """What Linux calls the CPU; elsewhere the architecture."""
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.exists() else ()
-    names = (line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
-    return next(names, platform.machine())
-
-
 def conditions(setting: Setting) -> dict[str, Any]:
     """What numbers depend on: the setting, hardware and its load, versions."""
     is_cuda = torch.device(setting.device).type == 'cuda'
-    commit = subprocess.run(
-        ['git', 'describe', '--always', '--dirty'],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-    )
     return dict(
         **asdict(setting),
         hardware=torch.cuda.get_device_name(setting.device) if is_cuda else cpu_name(),
         load_average=round(os.getloadavg()[0], 1),
         torch=torch.__version__,
-        commit=commit.stdout.strip() or 'unknown',
+        commit=source_commit(),
     )
 
 

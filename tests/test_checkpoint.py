@@ -263,7 +263,18 @@ def test_fit_counts_keys_and_shapes():
         f'unexpected, 1 of another shape'
     )
     assert 'a.pth' in misfit and 'net.2.weight has (7, 4) where the model has (1, 4)' in misfit
-    assert 'num_classes' in misfit and 'net.0' not in misfit
+    assert '1 (net.0.bias, ...) missing, 2 (ema.steps, ...) unexpected, 1 of another' in misfit
+    assert 'set num_classes as in the config' in misfit
+
+
+@pytest.mark.parametrize('gone', ['net.0.bias', 'net.2.weight'])
+def test_missing_and_unexpected_keys_do_not_fit(gone):
+    whole, part = Toy().state_dict(), Toy().state_dict()
+    del part[gone]
+    _, misfit = check_fit(part, Toy(), 'a.pth')
+    assert f'of its keys 1 ({gone}, ...) missing; give the config' in misfit
+    _, misfit = check_fit(whole | {'net.9.bias': torch.ones(1)}, Toy(), 'a.pth')
+    assert 'of its keys 1 (net.9.bias, ...) unexpected; give the config' in misfit
 
 
 def test_fit_of_its_own_weights_wrapped_or_not():

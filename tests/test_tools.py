@@ -179,16 +179,14 @@ def test_training_form_is_another_detector_where_the_masks_are_not_empty(demo):
     )
 
 
-def test_test_time_augmentation_finds_the_same_boxes(demo):
+def test_test_time_augmentation_scores_boxes_by_the_mirrored_image_too(demo):
     root, training = demo
-    command = [
-        root / 'leaf.py',
-        root / 'work' / 'epoch_40.pth',
-        '--work-dir',
-        root / 'tta',
-        '--tta',
-    ]
-    assert ap50(call('test', *command)) > ap50(training) - 0.15
+    command = [root / 'leaf.py', root / 'work' / 'epoch_40.pth', '--work-dir', root / 'tta']
+    call('test', *command, '--out', root / 'plain.pkl')
+    output = call('test', *command, '--out', root / 'tta.pkl', '--tta')
+    assert ap50(output) > ap50(training) - 0.15
+    plain, tta = (load(root / f'{name}.pkl')[0]['pred_instances'] for name in ('plain', 'tta'))
+    assert plain['scores'][:5].tolist() != tta['scores'][:5].tolist()
 
 
 def test_dry_run_reports_and_leaves_nothing(demo):

@@ -17,7 +17,7 @@ import torch
 from mmengine.config import Config
 
 from castling_det.analysis.study import Run, Study, bootstrap_ap50
-from castling_det.latency import cpu_name
+from castling_det.provenance import cpu_name, source_commit
 from castling_det.running.cli import errors_in_one_sentence
 
 TOOLS = Path(__file__).parent
@@ -83,13 +83,12 @@ def execute(study: Study, run: Run, work_dir: Path) -> None:
     cost = train(config, work_dir)
     checkpoint = (work_dir / 'last_checkpoint').read_text()
     metrics = {form: test(cfg, config, checkpoint, form) for form in study.forms(run)}
-    commit = subprocess.check_output(['git', 'rev-parse', '--short', 'HEAD'], cwd=TOOLS, text=True)
     study.save(
         run,
         dict(
             metrics=metrics,
             **cost,
-            commit=commit.strip(),
+            commit=source_commit(),
             hardware=f'one thread of {cpu_name()}',
             torch=torch.__version__,
         ),

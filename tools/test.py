@@ -28,7 +28,9 @@ def parse_args() -> argparse.Namespace:
     add_run_arguments(parser)
     parser.add_argument('--out', help='file for the predictions (.pkl)')
     parser.add_argument('--show-dir', help='folder for pictures: ground truth | prediction')
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation: flips')
+    parser.add_argument(
+        '--tta', action='store_true', help="test-time augmentation: flips, or the config's own"
+    )
     parser.add_argument(
         '--form',
         choices=['training', 'inference'],

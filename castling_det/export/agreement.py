@@ -19,7 +19,8 @@ Run = Callable[[Tensor], Sequence[Tensor]]
 # onnxruntime's sigmoid ends at 1.5e-8, so that a score may be off by the root of it; below, all are
 # as good as 0.
 LEAST_SCORE = 1e-3
-# Whose IoU counts: the best boxes of an image, slivers (in px) at its border left out.
+# Whose IoU counts: the best boxes of an image; slivers (in px) at its border are left out, unless
+# all boxes are.
 BEST, LEAST_SIDE = 100, 8
 
 
@@ -58,6 +59,8 @@ class BoxAgreement:
         best = best[..., None].expand(-1, -1, 4)
         got, expected = boxes.gather(1, best), boxes_to_be.gather(1, best)
         wide = (expected[..., 2:] - expected[..., :2]).amin(dim=-1) >= LEAST_SIDE
+        if not wide.any():
+            wide[...] = True
         ious = bbox_overlaps(got[wide], expected[wide], is_aligned=True)
         differences = scores.clamp(min=LEAST_SCORE) - scores_to_be.clamp(min=LEAST_SCORE)
         return cls(

@@ -1,6 +1,5 @@
 """What a file of a model says of itself, so that it needs no config beside it."""
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import nn
 import castling_det
 from castling_det.complexity import input_shape
 from castling_det.inference.predictors import TrainedModel
+from castling_det.provenance import source_commit
 
 # How far files go, by task; the first is what one gets without asking.
 DECODES = dict(detection=('boxes', 'nms', 'raw'), segmentation=('labels', 'raw'))
@@ -46,14 +46,15 @@ def describe(
     classes = list(trained.dataset_meta['classes'])
     palette = get_palette(trained.dataset_meta.get('palette'), len(classes))
     resize = _resize(cfg)
+    most_sides = None if shape else _most_sides(resize)
     described = dict(
         task=task,
         classes=classes,
         palette=[[int(channel) for channel in colour] for colour in palette],
         decode=decode,
         precision='fp16' if half else 'fp32',
-        input_size=list(shape or input_shape(cfg)),
-        most_sides=None if shape else _most_sides(resize),
+        input_size=list(shape or most_sides or input_shape(cfg)),
+        most_sides=most_sides,
         interpolation=resize.get('interpolation', 'bilinear'),
         input_layout='RGB, 0 to 255, float32; normalised and padded in the graph',
         mean=preprocessor.mean.flatten().tolist(),
@@ -61,9 +62,11 @@ def describe(
         pad_size_divisor=_pad_size_divisor(preprocessor),
         config=Path(cfg.filename).name,
         version=castling_det.__version__,
-        commit=_commit(),
+        commit=source_commit(),
     )
     if task == 'segmentation':
+        if trained.model.decode_head.align_corners:
+            raise ValueError('onnx_runtime.py interpolates logits as with align_corners=False')
         return described
     return described | _suppression(trained.model.test_cfg)
 
@@ -77,11 +80,12 @@ def _pad_size_divisor(preprocessor: nn.Module) -> int:
 
 def _suppression(test_cfg: ConfigDict) -> dict[str, float]:
     """Of boxes."""
-    if test_cfg.nms.get('type', 'nms') != 'nms' or test_cfg.nms.get('class_agnostic', False):
-        raise ValueError(f'files know class-wise greedy NMS, but the config has {test_cfg.nms}')
+    nms = test_cfg.get('nms')
+    if nms is None or nms.get('type', 'nms') != 'nms' or nms.get('class_agnostic', False):
+        raise ValueError(f'files know class-wise greedy NMS, but the config has {nms}')
     return dict(
         score_thr=test_cfg.score_thr,
-        iou_threshold=test_cfg.nms.iou_threshold,
+        iou_threshold=nms.iou_threshold,
         max_per_img=test_cfg.max_per_img,
     )
 
@@ -100,10 +104,12 @@ def _resize(cfg: Config) -> dict:
         or len(changing) != 1
         or 'scale' not in changing[0]
         or changing[0].get('interpolation', 'bilinear') not in INTERPOLATIONS
+        or changing[0].get('backend', 'cv2') != 'cv2'
     ):
         raise ValueError(
-            f'{cfg.filename}: onnx_runtime.py prepares images by one Resize to a scale, '
-            f'{" or ".join(INTERPOLATIONS)}, but test_dataloader.dataset.pipeline has {changing}'
+            f'{cfg.filename}: onnx_runtime.py prepares images by one Resize to a scale, as '
+            f'OpenCV does it, {" or ".join(INTERPOLATIONS)}, but test_dataloader.dataset.pipeline '
+            f'has {changing}'
         )
     return changing[0]
 
@@ -114,13 +120,3 @@ def _most_sides(resize: dict) -> list[int] | None:
         return None
     scale = resize['scale']
     return sorted((scale, scale) if isinstance(scale, int) else scale)
-
-
-def _commit() -> str:
-    described = subprocess.run(
-        ['git', 'describe', '--always', '--dirty'],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-    )
-    return described.stdout.strip() or 'unknown'

@@ -18,12 +18,12 @@ def refuse_other_checkpoints(runner: Runner) -> None:
 class CheckpointFitHook(Hook):
     """Count the keys of a checkpoint that fit before mmengine loads it, which only warns.
 
-    A training may start from weights of which some have another shape, as a head of other classes:
-    the log names them. To go on with a training, and to test, all shapes have to fit. A file that
-    is a bare state dict becomes the ``state_dict`` that ``EMAHook`` looks for.
+    A training may start from weights of which some are missing or have another shape, as a head of
+    other classes: the log names them. To go on with a training, and to test, all have to fit. A
+    file that is a bare state dict becomes the ``state_dict`` that ``EMAHook`` looks for.
 
     Raises:
-        ValueError: If no key fits, or a shape differs and the checkpoint is resumed or tested.
+        ValueError: If no key fits, or not all do and the checkpoint is resumed or tested.
     """
 
     priority = 'VERY_HIGH'  # before EMAHook, which loads the weights too

@@ -23,7 +23,7 @@ class GapHook(Hook):
     forms are the same, the gap is 0 by construction, and nothing runs. Goes to the Runner's
     visualizer as ``gap/METRIC``. It draws no random numbers: a training with it is the same one.
 
-    Switched on by ``--cfg-options default_hooks.gap.type=GapHook``, or in a config by
+    Switched on in a config file by
     ``default_hooks = dict(gap=dict(type='GapHook', num_batches=8))``.
 
     Args:

@@ -45,7 +45,7 @@ class OnnxModel:
         They are fixed, or in the image's proportions as large as ``most_sides`` of the metadata
         allow: the shorter side and the longer one.
         """
-        most = self.metadata['most_sides']
+        most = self.metadata.get('most_sides')
         if most is None:
             return tuple(self.metadata['input_size'])
         factor = min(most[0] / min(height, width), most[1] / max(height, width))

@@ -15,7 +15,7 @@ from mmengine.runner import load_state_dict
 from mmengine.structures import BaseDataElement
 from numpy import ndarray
 
-from castling_det.checkpoint import check_fit, read_checkpoint
+from castling_det.checkpoint import check_fit, read_checkpoint, weights_of
 from castling_det.inference.frames import Frame
 
 
@@ -65,7 +65,7 @@ class TrainedModel(Predictor):
         if device.startswith('cuda') and not torch.cuda.is_available():
             raise ValueError(f'device {device}: torch finds no GPU here; take --device cpu')
         content = read_checkpoint(checkpoint)
-        weights = content.get('state_dict', content)
+        weights = weights_of(content)
         init_default_scope(cfg.get('default_scope', 'mmdet'))
         self.model = revert_sync_batchnorm(MODELS.build(cfg.model))
         _, misfit = check_fit(weights, self.model, checkpoint)

@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.utils.data import DataLoader
 
 from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
 
@@ -32,7 +33,8 @@ class DryRun:
         load_seconds (float): Reading and augmenting one batch, in one process.
         num_workers (int): Processes that read.
         val_batches (int): Validation batches in all, over all validations.
-        val_seconds (float): One validation batch: reading, prediction, metric.
+        val_seconds (float): One validation batch: prediction and metric, or reading if that takes
+            longer.
         memory_bytes (int): Peak so far: allocated on the GPU, else of this process.
     """
 
@@ -48,10 +50,7 @@ class DryRun:
 
     @property
     def iteration_seconds(self) -> float:
-        """Workers read while the model computes, so that the slower of both counts."""
-        if self.num_workers == 0:
-            return self.load_seconds + self.step_seconds
-        return max(self.step_seconds, self.load_seconds / self.num_workers)
+        return seconds_a_batch(self.step_seconds, self.load_seconds, self.num_workers)
 
     @property
     def total_seconds(self) -> float:
@@ -81,6 +80,13 @@ class DryRun:
         )
 
 
+def seconds_a_batch(step_seconds: float, load_seconds: float, num_workers: int) -> float:
+    """Workers read while the model computes, so that the slower of both counts."""
+    if num_workers == 0:
+        return load_seconds + step_seconds
+    return max(step_seconds, load_seconds / num_workers)
+
+
 def dry_run(cfg: Config) -> DryRun:
     """Run two training iterations and one validation batch as the real training would.
 
@@ -95,7 +101,7 @@ def dry_run(cfg: Config) -> DryRun:
     with TemporaryDirectory() as cfg.work_dir:
         runner = RUNNERS.build(cfg)
         refuse_other_checkpoints(runner)
-        load_seconds = _seconds_to_read(runner)
+        load_seconds = _seconds_to_read(runner.train_loop.dataloader)
         stopwatch = _Stopwatch()
         runner.register_hook(stopwatch, priority='LOWEST')
         with suppress(_Enough):
@@ -132,8 +138,8 @@ class _Stopwatch(Hook):
             raise _Enough
 
 
-def _seconds_to_read(runner: Runner) -> float:
-    loader = runner.train_loop.dataloader
+def _seconds_to_read(loader: DataLoader) -> float:
+    """One batch in this process."""
     start = perf_counter()
     for index in range(loader.batch_sampler.batch_size):  # an infinite sampler can be begun once
         loader.dataset[index % len(loader.dataset)]
@@ -145,12 +151,14 @@ def _validate(runner: Runner) -> tuple[int, float]:
     if runner.val_loop is None:
         return 0, 0.0
     runner.model.eval()
+    loader = runner.val_dataloader
+    batch = next(iter(loader))
     start = _now()
-    runner.val_loop.run_iter(0, next(iter(runner.val_dataloader)))
-    seconds = _now() - start
+    runner.val_loop.run_iter(0, batch)
+    seconds = seconds_a_batch(_now() - start, _seconds_to_read(loader), loader.num_workers)
     by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
     length = runner.max_epochs if by_epoch else runner.max_iters
-    return -(-length // runner.val_interval) * len(runner.val_dataloader), seconds
+    return -(-length // runner.val_interval) * len(loader), seconds
 
 
 def _peak_memory() -> int:

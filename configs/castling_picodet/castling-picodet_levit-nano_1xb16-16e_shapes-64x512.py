@@ -3,8 +3,8 @@
 python tools/make_shapes.py data/shapes
 python tools/train.py configs/castling_picodet/castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py
 
-Its attention is the angular kernel's expansion divided by the number of keys, which in trials learnt
-the rule of the gems before the published form (docs/token-mixing.md).
+Its attention is the angular kernel's expansion divided by the number of keys, which on an earlier
+version of the strips learnt the rule of the gems before the published form (docs/token-mixing.md).
 
 Measured here: AP50 93.9, mAP 71.9 (seed 0, commit f3e0de5, two CPU cores, about nine minutes).
 """

@@ -41,15 +41,23 @@ def test_interpolation_is_that_of_the_test(detector, monkeypatch):
     assert describe(detector, 'boxes', False, None)['interpolation'] == 'bilinear'  # mmcv's default
 
 
-def test_sides_of_images_that_keep_their_proportions(detector, monkeypatch):
-    assert describe(detector, 'boxes', False, None)['most_sides'] is None
-    cfg = deepcopy(detector.model.cfg)
+@pytest.mark.parametrize('name', ['detector', 'segmentor'])
+def test_sides_of_images_that_keep_their_proportions(name, request, monkeypatch):
+    trained = request.getfixturevalue(name)
+    assert describe(trained, None, False, None)['most_sides'] is None
+    cfg = deepcopy(trained.model.cfg)
     cfg.test_dataloader.dataset.pipeline[1].update(scale=(640, 200), keep_ratio=True)
-    cfg.model.data_preprocessor.size = (96, 128)
-    monkeypatch.setattr(detector.model, 'cfg', cfg)
-    metadata = describe(detector, 'boxes', False, None)
-    assert (metadata['most_sides'], metadata['input_size']) == ([200, 640], [96, 128])
-    assert describe(detector, 'boxes', False, (64, 64))['most_sides'] is None
+    monkeypatch.setattr(trained.model, 'cfg', cfg)
+    metadata = describe(trained, None, False, None)
+    assert metadata['most_sides'] == metadata['input_size'] == [200, 640]
+    fixed = describe(trained, None, False, (64, 96))
+    assert (fixed['most_sides'], fixed['input_size']) == (None, [64, 96])
+
+
+def test_logits_with_aligned_corners_are_refused(segmentor, monkeypatch):
+    monkeypatch.setattr(segmentor.model.decode_head, 'align_corners', True)
+    with pytest.raises(ValueError, match='align_corners=False'):
+        describe(segmentor, None, False, None)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +65,7 @@ def test_sides_of_images_that_keep_their_proportions(detector, monkeypatch):
     [
         dict(type='Resize', scale_factor=0.5, keep_ratio=True),
         dict(type='mmdet.Resize', scale=(512, 64), interpolation='lanczos'),
+        dict(type='mmdet.Resize', scale=(512, 64), backend='pillow'),
         dict(type='Pad', size_divisor=32),
     ],
     ids=lambda step: step['type'],
@@ -65,7 +74,7 @@ def test_pipelines_of_another_kind_are_refused(step, detector, monkeypatch):
     cfg = deepcopy(detector.model.cfg)
     cfg.test_dataloader.dataset.pipeline[1] = step
     monkeypatch.setattr(detector.model, 'cfg', cfg)
-    with pytest.raises(ValueError, match='one Resize to a scale, bilinear or bicubic'):
+    with pytest.raises(ValueError, match='one Resize to a scale, as OpenCV does it, bil'):
         describe(detector, 'boxes', False, (64, 512))
 
 
@@ -74,4 +83,7 @@ def test_unknown_decoding_and_nms_are_refused(detector, monkeypatch):
         describe(detector, 'soft', False, None)
     monkeypatch.setitem(detector.model.test_cfg, 'nms', dict(type='soft_nms', iou_threshold=0.5))
     with pytest.raises(ValueError, match='class-wise greedy NMS'):
+        describe(detector, 'boxes', False, None)
+    monkeypatch.delitem(detector.model.test_cfg, 'nms')
+    with pytest.raises(ValueError, match='class-wise greedy NMS, but the config has None'):
         describe(detector, 'boxes', False, None)
