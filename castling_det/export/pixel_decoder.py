@@ -18,14 +18,12 @@ class PixelDecoder(nn.Module):
     """An ``MSDeformAttnPixelDecoder`` in eval mode.
 
     Args:
-        trained (MSDeformAttnPixelDecoder): Its layers are used, and its attentions replaced.
+        trained (MSDeformAttnPixelDecoder): Its layers are used.
     """
 
     def __init__(self, trained: MSDeformAttnPixelDecoder) -> None:
         super().__init__()
         self.trained = trained
-        for layer in trained.encoder.layers:
-            layer.self_attn = DeformableAttention(layer.self_attn)
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
         """Decode a pyramid.
@@ -48,72 +46,18 @@ class PixelDecoder(nn.Module):
             level + layers.postional_encoding(mask).to(level.dtype)
             for level, mask in zip(levels, no_padding, strict=True)
         ]
-        memory = layers.encoder(
-            query=_pixels(projected),
-            query_pos=_pixels(positions),
-            key_padding_mask=None,
-            spatial_shapes=grids,
-            level_start_index=None,
-            valid_ratios=None,
-            reference_points=torch.cat([_centres(grid, maps[0].device) for grid in grids]),
-        )
-        parts = memory.split([height * width for height, width in grids], dim=1)
+        x, position = _pixels(projected), _pixels(positions)
+        centres = torch.cat([_centres(grid, x.device) for grid in grids])
+        for layer in layers.encoder.layers:
+            x = layer.norms[0](x + _attend(layer.self_attn, x, x + position, centres, grids))
+            x = layer.norms[1](layer.ffn(x))
+        parts = x.split([height * width for height, width in grids], dim=1)
         outs = [x.transpose(1, 2).unflatten(2, grid) for x, grid in zip(parts, grids, strict=True)]
         for i in reversed(range(num_fine)):
             x = layers.lateral_convs[i](fine[i])
             x = x + F.interpolate(outs[-1], x.shape[-2:], mode='bilinear', align_corners=False)
             outs.append(layers.output_convs[i](x))
         return layers.mask_feature(outs[-1]), outs[: layers.num_outs]
-
-
-class DeformableAttention(nn.Module):
-    """mmcv's self-attention to a few points of every level, in eval mode.
-
-    Args:
-        trained (MultiScaleDeformableAttention): Its layers are used.
-    """
-
-    def __init__(self, trained: MultiScaleDeformableAttention) -> None:
-        super().__init__()
-        self.trained = trained
-
-    def forward(
-        self,
-        query: Tensor,
-        query_pos: Tensor,
-        reference_points: Tensor,
-        spatial_shapes: list[Grid],
-        **_: object,
-    ) -> Tensor:
-        """Attend; points are placed, sampled and summed in float32.
-
-        Args:
-            query (Tensor): ``(B, N, C)``, the pixels of all levels.
-            query_pos (Tensor): ``(B, N, C)``.
-            reference_points (Tensor): ``(N, 2)``, x and y of each pixel in shares of the map.
-            spatial_shapes (list[tuple[int, int]]): Height and width of each level.
-
-        Returns:
-            Tensor: ``(B, N, C)``.
-        """
-        layers = self.trained
-        heads, levels, points = layers.num_heads, layers.num_levels, layers.num_points
-        placed = query + query_pos
-        values = layers.value_proj(query).unflatten(-1, (heads, -1)).float()
-        weights = layers.attention_weights(placed).unflatten(-1, (heads, -1)).float().softmax(-1)
-        offsets = layers.sampling_offsets(placed).unflatten(-1, (heads, levels, points, 2)).float()
-        locations = []
-        for level, (height, width) in enumerate(spatial_shapes):
-            x, y = offsets[:, :, :, level].unbind(-1)
-            offset = torch.stack((x / width, y / height), dim=-1)
-            locations.append(reference_points[:, None, None] + offset)
-        sampled = multi_scale_deformable_attn_pytorch(
-            values,
-            spatial_shapes,
-            torch.stack(locations, dim=3),
-            weights.unflatten(-1, (levels, points)),
-        )
-        return query + layers.output_proj(sampled.to(query.dtype))
 
 
 def open_pixel_decoders(model: nn.Module) -> None:
@@ -124,6 +68,41 @@ def open_pixel_decoders(model: nn.Module) -> None:
             head.decoder_positional_encoding.register_forward_hook(
                 lambda _, mask, position, like=head.query_embed: position.to(like.weight.dtype)
             )
+
+
+def _attend(
+    layers: MultiScaleDeformableAttention,
+    x: Tensor,
+    placed: Tensor,
+    centres: Tensor,
+    grids: list[Grid],
+) -> Tensor:
+    """Attend to a few points of every level; they are placed, sampled and summed in float32.
+
+    Args:
+        layers (MultiScaleDeformableAttention): Its layers are used.
+        x (Tensor): ``(B, N, C)``, the pixels of all levels.
+        placed (Tensor): The same with their positions.
+        centres (Tensor): ``(N, 2)``, x and y of each pixel in shares of its map.
+        grids (list[tuple[int, int]]): Height and width of each level.
+
+    Returns:
+        Tensor: ``(B, N, C)``.
+    """
+    heads, levels, points = layers.num_heads, layers.num_levels, layers.num_points
+    values = layers.value_proj(x).unflatten(-1, (heads, -1)).float()
+    weights = layers.attention_weights(placed).unflatten(-1, (heads, -1)).float().softmax(-1)
+    offsets = layers.sampling_offsets(placed).unflatten(-1, (heads, levels, points, 2)).float()
+    locations = []
+    for level, (height, width) in enumerate(grids):
+        right, down = offsets[:, :, :, level].unbind(-1)
+        offset = torch.stack((right / width, down / height), dim=-1)
+        locations.append(centres[:, None, None] + offset)
+    weights = weights.unflatten(-1, (levels, points))
+    sampled = multi_scale_deformable_attn_pytorch(
+        values, grids, torch.stack(locations, dim=3), weights
+    )
+    return layers.output_proj(sampled.to(x.dtype))
 
 
 def _pixels(maps: list[Tensor]) -> Tensor:
