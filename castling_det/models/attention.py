@@ -29,8 +29,6 @@ class MaskedSoftmax(nn.Module):
 
     Args:
         threshold (float): t0, the threshold at ramp 0. Defaults to 0.02 (published code).
-        per_key (bool): t0 is ``threshold`` / number of keys, so that it asks the same of small and
-            large grids. Defaults to False.
 
     Attributes:
         measures (bool): Whether the next forward measures ``nonzeros``, which costs a second
@@ -39,26 +37,24 @@ class MaskedSoftmax(nn.Module):
             scalar, in the last forward that measured it.
     """
 
-    def __init__(self, threshold: float = 0.02, per_key: bool = False) -> None:
+    def __init__(self, threshold: float = 0.02) -> None:
         super().__init__()
         self.threshold = threshold
-        self.per_key = per_key
         self.measures = False
         self.nonzeros = None
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, ramp: float | Tensor) -> Tensor:
         if self.measures:
             self.nonzeros = self.mask(q, k, ramp).float().mean()
-        return masked_softmax_attention(q, k, v, self._threshold(k, ramp))
+        return masked_softmax_attention(q, k, v, self._threshold(ramp))
 
     @torch.no_grad()
     def mask(self, q: Tensor, k: Tensor, ramp: float | Tensor) -> Tensor:
         """Which softmax entries are above the threshold: ``(B, H, Nq, Nk)``, bool."""
-        return softmax_probabilities(q, k) > self._threshold(k, ramp)
+        return softmax_probabilities(q, k) > self._threshold(ramp)
 
-    def _threshold(self, k: Tensor, ramp: float | Tensor) -> float | Tensor:
-        start = self.threshold / k.shape[-2] if self.per_key else self.threshold
-        return start + (1 - start) * ramp
+    def _threshold(self, ramp: float | Tensor) -> float | Tensor:
+        return self.threshold + (1 - self.threshold) * ramp
 
 
 @MODELS.register_module()

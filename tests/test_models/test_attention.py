@@ -342,9 +342,8 @@ def test_aux_vanishes_continuously_enough():
     assert torch.equal(attn(q, k, v), inference)
 
 
-@pytest.mark.parametrize('per_key', [False, True])
 @pytest.mark.parametrize('ramp', [0.0, 0.25, 0.9])
-def test_threshold(monkeypatch, ramp, per_key):
+def test_threshold(monkeypatch, ramp):
     thresholds = []
 
     def record(q, k, v, threshold):
@@ -352,22 +351,19 @@ def test_threshold(monkeypatch, ramp, per_key):
         return v[:, :, : q.shape[2]]
 
     monkeypatch.setattr(attention_module, 'masked_softmax_attention', record)
-    attn = castling(aux=dict(threshold=0.5, per_key=per_key))
+    attn = castling(aux=dict(threshold=0.5))
     attn.ramp = ramp
     attn(*qkv(4, 16), q_hw=(2, 2), kv_hw=(4, 4))
-    start = 0.5 / 16 if per_key else 0.5
-    assert thresholds == [pytest.approx(start + (1 - start) * ramp)]
+    assert thresholds == [pytest.approx(0.5 + 0.5 * ramp)]
 
 
-@pytest.mark.parametrize('per_key', [False, True])
 @pytest.mark.parametrize('ramp', [0.0, 0.25, 1.0])
-def test_mask_and_nonzeros(ramp, per_key):
+def test_mask_and_nonzeros(ramp):
     """Counted entry by entry; measuring changes no output, and is not done unless asked for."""
-    attn, (q, k, v) = castling(aux=dict(threshold=0.3, per_key=per_key)), qkv(12, 12)
+    attn, (q, k, v) = castling(aux=dict(threshold=0.3)), qkv(12, 12)
     attn.ramp = ramp
-    start = 0.3 / 12 if per_key else 0.3
     p = (q @ k.transpose(-2, -1) * DK**-0.5).softmax(-1)
-    above = sum(entry > start + (1 - start) * ramp for entry in p.flatten().tolist())
+    above = sum(entry > 0.3 + 0.7 * ramp for entry in p.flatten().tolist())
     assert attn.aux.mask(q, k, ramp).sum() == above
     plain = attn(q, k, v)
     assert attn.aux.nonzeros is None
