@@ -31,6 +31,9 @@ class MaskedSoftmax(nn.Module):
         threshold (float): t0, the threshold at ramp 0. Defaults to 0.02 (published code).
         per_key (bool): t0 is ``threshold`` / number of keys, so that it asks the same of small and
             large grids. Defaults to False.
+        vanishes_by (str): What the ramp does until it is 1. 'threshold' rises to 1; 'factor' is a
+            fixed threshold, and the output times 1 - ramp; 'penalty' is a fixed threshold, and a
+            loss on the logits, see :class:`Penalty`. Defaults to 'threshold'.
 
     Attributes:
         measures (bool): Whether the next forward measures ``nonzeros``, which costs a second
@@ -39,8 +42,13 @@ class MaskedSoftmax(nn.Module):
             scalar, in the last forward that measured it.
     """
 
-    def __init__(self, threshold: float = 0.02, per_key: bool = False) -> None:
+    def __init__(
+        self, threshold: float = 0.02, per_key: bool = False, vanishes_by: str = 'threshold'
+    ) -> None:
         super().__init__()
+        if vanishes_by not in ('threshold', 'factor', 'penalty'):
+            raise ValueError(f'aux.vanishes_by is not {vanishes_by!r}')
+        self.vanishes_by = vanishes_by
         self.threshold = threshold
         self.per_key = per_key
         self.measures = False
@@ -49,7 +57,13 @@ class MaskedSoftmax(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, ramp: float | Tensor) -> Tensor:
         if self.measures:
             self.nonzeros = self.mask(q, k, ramp).float().mean()
-        return masked_softmax_attention(q, k, v, self._threshold(k, ramp))
+        out = masked_softmax_attention(q, k, v, self._threshold(k, ramp))
+        if self.vanishes_by == 'factor':
+            return (1 - ramp).to(out.dtype) * out
+        if self.vanishes_by == 'penalty':
+            excess = softmax_probabilities(q, k).log() - math.log(self._threshold(k, ramp))
+            return Penalty.apply(out, PENALTY * ramp * excess.relu().square().mean())
+        return out
 
     @torch.no_grad()
     def mask(self, q: Tensor, k: Tensor, ramp: float | Tensor) -> Tensor:
@@ -58,7 +72,28 @@ class MaskedSoftmax(nn.Module):
 
     def _threshold(self, k: Tensor, ramp: float | Tensor) -> float | Tensor:
         start = self.threshold / k.shape[-2] if self.per_key else self.threshold
+        if self.vanishes_by != 'threshold':
+            return start
         return start + (1 - start) * ramp
+
+
+PENALTY = 0.1
+
+
+class Penalty(torch.autograd.Function):
+    """Add a number to the loss that ``out`` leads to: its gradient is 1, that of ``out`` is kept.
+
+    The penalty of an attention is 0.1 * ramp * mean over all softmax entries p of
+    relu(log p - log threshold)², which is 0 where the mask is empty.
+    """
+
+    @staticmethod
+    def forward(ctx, out: Tensor, penalty: Tensor) -> Tensor:
+        return out.clone()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return grad, grad.new_ones((), dtype=torch.float32)
 
 
 @MODELS.register_module()

@@ -38,4 +38,12 @@ arms = {
     ),
     'castled 2-D convolution': dict(options={f'{ATTN}.kernel_size': (3, 3)}, tuned_as='castled'),
 }
-del ATTN
+# Other ways to make masks vanish than the threshold's ramp, one seed each; all skip aux from ramp 1,
+# the last 10 % of training. The grids have 100, 25 and 9 tokens at 160 px: 2 / 100 is the default t0.
+for name, aux in {
+    'castled t0 by keys': dict(threshold=2.0, per_key=True),
+    'castled by factor': dict(vanishes_by='factor'),
+    'castled by penalty': dict(threshold=2.0, per_key=True, vanishes_by='penalty'),
+}.items():
+    arms[name] = dict(options={f'{ATTN}.aux': aux}, tuned_as='castled', seeds=[0])
+del ATTN, name, aux
