@@ -77,13 +77,13 @@ class MaskedSoftmax(nn.Module):
         return start + (1 - start) * ramp
 
 
-PENALTY = 0.1
+PENALTY = 1.0
 
 
 class Penalty(torch.autograd.Function):
     """Add a number to the loss that ``out`` leads to: its gradient is 1, that of ``out`` is kept.
 
-    The penalty of an attention is 0.1 * ramp * mean over all softmax entries p of
+    The penalty of an attention is ramp * mean over all softmax entries p of
     relu(log p - log threshold)², which is 0 where the mask is empty.
     """
 
