@@ -61,7 +61,8 @@ class MaskedSoftmax(nn.Module):
         if self.vanishes_by == 'factor':
             return (1 - ramp).to(out.dtype) * out
         if self.vanishes_by == 'penalty':
-            excess = softmax_probabilities(q, k).log() - math.log(self._threshold(k, ramp))
+            p = softmax_probabilities(q, k).clamp(min=1e-30)  # log 0 has no gradient
+            excess = p.log() - math.log(self._threshold(k, ramp))
             return Penalty.apply(out, PENALTY * ramp * excess.relu().square().mean())
         return out
 
