@@ -138,15 +138,22 @@ class Study:
             if self.result(run) is None:
                 yield run
 
+    def finished_runs(self, arm: str) -> list[Run]:
+        """The paired runs of an arm that have a result; none before it is tuned."""
+        if not all(self.result(run) for run in self.tuning_runs(arm)):
+            return []
+        return [run for run in self.paired_runs(arm) if self.result(run)]
+
     def difference(self, arm: str) -> Difference:
-        """Compare an arm with the reference, seed by seed."""
+        """Compare an arm with the reference, seed by seed; nan without a pair."""
         scores, references = (
-            {run.seed: self.score(run) for run in self.paired_runs(name) if self.result(run)}
+            {run.seed: self.score(run) for run in self.finished_runs(name)}
             for name in (arm, self.plan.reference)
         )
         gains = np.array([scores[seed] - references[seed] for seed in scores if seed in references])
         error = gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else float('nan')
-        return Difference(float(gains.mean()), float(error), len(gains))
+        mean = gains.mean() if len(gains) else float('nan')
+        return Difference(float(mean), float(error), len(gains))
 
 
 def bootstrap_ap50(ann_file: str | Path, detections: list[dict], num_resamples: int) -> ndarray:

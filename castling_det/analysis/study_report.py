@@ -1,7 +1,5 @@
 """What a study has found so far: tables for its page, and a picture."""
 
-from collections.abc import Iterator
-
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -28,7 +26,7 @@ def picture(study: Study) -> Figure:
     figure = Figure(figsize=(8, 0.6 + 0.5 * len(study.plan.arms)), layout='constrained')
     axes = figure.add_subplot()
     for height, arm in enumerate(study.plan.arms):
-        scores = [study.score(run) for run in _finished(study, arm)]
+        scores = [study.score(run) for run in study.finished_runs(arm)]
         axes.plot(scores, [height] * len(scores), 'o', alpha=0.7)
         if scores:
             axes.plot([np.mean(scores)] * 2, [height - 0.3, height + 0.3], 'k')
@@ -50,7 +48,7 @@ def _tuning(study: Study) -> Rows:
 def _arms(study: Study) -> Rows:
     rows = [['arm', 'seeds', 'lr', study.plan.metric, 'against the reference', 'verdict']]
     for arm in study.plan.arms:
-        runs = list(_finished(study, arm))
+        runs = study.finished_runs(arm)
         if not runs:
             rows.append([arm, '0', '', '*not run*', '', ''])
             continue
@@ -60,6 +58,9 @@ def _arms(study: Study) -> Rows:
             rows.append([*row, 'reference', ''])
             continue
         difference = study.difference(arm)
+        if not difference.num_pairs:
+            rows.append([*row, '', difference.verdict])
+            continue
         error = '' if np.isnan(difference.error) else f' ± {difference.error:.4f}'
         rows.append([*row, f'{difference.mean:+.4f}{error}', difference.verdict])
     return rows
@@ -67,7 +68,7 @@ def _arms(study: Study) -> Rows:
 
 def _metrics(study: Study) -> Rows:
     """Columns are the numbers that the first finished run has."""
-    runs = {arm: list(_finished(study, arm)) for arm in study.plan.arms}
+    runs = {arm: study.finished_runs(arm) for arm in study.plan.arms}
     first = next((run for finished in runs.values() for run in finished), None)
     if first is None:
         return [['arm', 'form'], *([arm, '*not run*'] for arm in study.plan.arms)]
@@ -95,7 +96,7 @@ def _cost(study: Study) -> Rows:
     for arm in study.plan.arms:
         cfg = study.config(Run(arm, study.plan.lrs[0], study.plan.seeds[0]))
         count = count_config(cfg, input_shape(cfg))
-        results = [study.result(run) for run in _finished(study, arm)]
+        results = [study.result(run) for run in study.finished_runs(arm)]
         minutes = [r['train_cpu_seconds'] / 60 for r in results if r['train_cpu_seconds']]
         peaks = [r['train_peak_mib'] for r in results]
         rows.append(
@@ -108,12 +109,6 @@ def _cost(study: Study) -> Rows:
             ]
         )
     return rows
-
-
-def _finished(study: Study, arm: str) -> Iterator[Run]:
-    """The paired runs of an arm that have a result; none before it is tuned."""
-    if all(study.result(run) for run in study.tuning_runs(arm)):
-        yield from (run for run in study.paired_runs(arm) if study.result(run))
 
 
 def _mean_and_deviation(values: list[float]) -> str:

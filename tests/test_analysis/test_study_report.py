@@ -53,6 +53,15 @@ def test_a_study_without_runs(study):
     assert params['ours'] == ['1.79', '0.089'] and params['twin'] == ['1.79', '0.094']
 
 
+def test_an_arm_that_is_tuned_before_the_reference(study):
+    for lr in (0.1, 0.2):
+        finish(study, Run('ours', lr, 0), lr)
+    finish(study, Run('twin', 0.1, 0), 0.5)
+    twin, ours, _ = tables(study)['arms'][1:]
+    assert twin[1:4] == ['0', '', '*not run*']
+    assert ours == ['ours', '1', '0.2', '0.200', '', 'not enough pairs']
+
+
 def test_numbers_of_a_study(study):
     scores = {'twin': (0.50, 0.52, 0.54), 'ours': (0.53, 0.56, 0.59)}
     for arm in scores:

@@ -6,8 +6,8 @@ before the first run. The trial that sized it: 0.5 s of CPU time an iteration, s
 run on one thread; in it, no softmax entry of castled's 192 tokens was above the published threshold
 0.02, hence the arm 'castled t0 at the mean', whose threshold begins at the mean of the entries.
 
-While the best learning rate of a tuned arm is the highest or the lowest tried, the next is added for
-both (the lowest: added to the rule after 0.0005 and 0.001 of the twin, 35.3 and 35.1).
+While the best learning rate of a tuned arm is the highest or the lowest tried, the next is added
+for both ('the lowest' came into the rule after 0.0005 and 0.001 of the twin, 35.3 and 35.1).
 """
 
 base = (
