@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parent
 def source_commit() -> str:
     """What git calls the commit of this code, with '-dirty' where it was changed; or 'unknown'.
 
-    Unknown is it without git, and where the package lies inside of somebody else's repository.
+    It is unknown without git, and where the package lies inside of somebody else's repository.
     """
     if Path(_git('rev-parse', '--show-toplevel')) != PACKAGE.parent:
         return 'unknown'
