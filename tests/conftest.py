@@ -26,7 +26,10 @@ def data_root(request: pytest.FixtureRequest) -> Path:
     root = Path(os.environ[DATA_VARIABLE])
     for folder in ('', *request.node.get_closest_marker('data').args):
         if not (root / folder).is_dir():
-            pytest.fail(f'{DATA_VARIABLE} is set, but {root / folder} does not exist')
+            pytest.fail(
+                f'{DATA_VARIABLE} is set, but {root / folder} does not exist: unset it to skip the '
+                'tests of real data'
+            )
     return root
 
 

@@ -3,12 +3,12 @@
 import json
 import re
 import textwrap
+from ast import literal_eval
 from pathlib import Path
 
 import pytest
-from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
 from castling_det.running.cli import load_config
@@ -71,6 +71,45 @@ def test_larger_model_of_custom_data_is_coherent():
     assert Config.fromfile(leaf).model.neck.in_channels == json.loads(f'[{channels}]')
 
 
+@pytest.fixture
+def my_segmentor(tmp_path) -> Path:
+    """The page's config of label maps, and what it says on the length of a training."""
+    base, iterations = (
+        block for block in blocks('custom-data') if 'seg_map_path' in block or 'PolyLR' in block
+    )
+    path = tmp_path / 'my_segmentor.py'
+    path.write_text(f'{base}\n{iterations}\n')
+    return path
+
+
+def test_segmentor_of_custom_data_builds(my_segmentor):
+    cfg = load_config(my_segmentor)
+    init_default_scope(cfg.default_scope)
+    assert MODELS.build(cfg.model).decode_head.num_classes == 2
+    for split in ('train', 'val', 'test'):
+        dataset = DATASETS.build(dict(cfg[f'{split}_dataloader'].dataset, lazy_init=True))
+        assert dataset.metainfo['classes'] == ('ground', 'roof') and not dataset.reduce_zero_label
+        folder = '/data/roofs/labels/' + ('train' if split == 'train' else 'val')
+        assert dataset.data_prefix['seg_map_path'] == folder
+    assert cfg.train_cfg.type == 'IterBasedTrainLoop'
+    assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_iters == 6000
+
+
+def test_command_of_custom_data_sets_every_size_of_a_segmentor(my_segmentor):
+    (command,) = (block for block in blocks('custom-data') if 'pos_grid' in block)
+    changed = {key: literal_eval(value) for key, value in options(command).items()}
+    cfg = load_config(my_segmentor, changed)
+    size = (384, 512)
+    _, _, resize, crop, *_ = cfg.train_dataloader.dataset.pipeline
+    assert (resize.type, resize.scale) == ('RandomResize', size[::-1])
+    assert (crop.type, crop.crop_size) == ('RandomCrop', size)
+    assert cfg.model.data_preprocessor.size == size
+    assert cfg.model.backbone.pos_grid == tuple(side // 16 for side in size)
+    for split in ('val', 'test'):
+        resize = cfg[f'{split}_dataloader'].dataset.pipeline[1]
+        assert (resize.type, resize.scale) == ('Resize', size[::-1])
+
+
 @pytest.mark.parametrize('leaf', COCO, ids=lambda path: path.stem)
 def test_tree_of_coco_is_where_the_configs_look(leaf, monkeypatch):
     (tree,) = (block for block in blocks('coco') if '└──' in block)
@@ -95,11 +134,14 @@ def test_command_of_coco_moves_every_path(monkeypatch):
 
 
 def test_every_field_of_a_log_is_explained():
-    """The fields of a training with CastlingHook, GapHook, classwise metrics and a GPU."""
+    """The fields of trainings with CastlingHook, GapHook, classwise metrics and a GPU."""
     fields = ('lr', 'base_lr', 'time', 'data_time', 'memory', 'loss', 'loss_cls', 'loss_bbox')
     metrics = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
     wanted = {*fields, 'loss_dfl', 'nonzeros', 'ramp', 'nonzeros/LAYER', 'gap/METRIC', 'eta'}
     wanted |= {*(f'coco/bbox_{metric}' for metric in metrics), 'coco/CLASS_precision'}
+    wanted |= {f'{head}.{field}' for head in ('decode', 'aux') for field in ('loss_ce', 'acc_seg')}
+    wanted |= {*(f'decode.loss_{part}' for part in ('cls', 'mask', 'dice')), 'grad_norm'}
+    wanted |= {'mIoU', 'mAcc', 'aAcc'}
     rows = re.findall(r'^\| (`.*?) \|', (DOCS / 'log-fields.md').read_text(), re.MULTILINE)
     explained = set(re.findall(r'`(.*?)`', ' '.join(rows)))
     assert wanted <= explained

@@ -124,7 +124,7 @@ def test_nano_trains_and_predicts(path, size):
 
 
 @pytest.mark.parametrize('name', ['castling-upernet_vit-b-p16', 'castling-mask2former_vit-b-p16'])
-def test_large_models_train_when_made_narrow(name):
+def test_large_models_train_and_test_when_made_narrow(name):
     """The graphs without a nano leaf, Feature2Pyramid and UPerNet, at two heads of 32 channels."""
     cfg = Config.fromfile(MODELS_FOLDER / f'{name}.py')
     cfg.model.backbone.arch = dict(embed_dims=64, num_heads=2, depths=12)
@@ -142,6 +142,10 @@ def test_large_models_train_when_made_narrow(name):
     loss.backward()
     assert torch.isfinite(loss)
     assert not [name for name, p in model.named_parameters() if p.grad is None]
+    with torch.no_grad():
+        (result, *_) = model.eval().test_step(batch((40, 70), 150))
+    assert result.pred_sem_seg.data.shape == (1, 40, 70)
+    assert result.seg_logits.data.shape == (150, 40, 70)
 
 
 def test_rates_fall_from_the_head_to_the_patches():
@@ -218,6 +222,8 @@ def test_readme_shows_a_config_for_other_data(tmp_path):
     cfg = Config.fromfile(leaf)
     model = build(cfg)
     assert model.decode_head.num_classes == model.auxiliary_head.num_classes == 2
+    assert cfg.optim_wrapper.paramwise_cfg.layer_decay_rate < 1  # for weights that exist
+    assert cfg.model.backbone.init_cfg.checkpoint.endswith('mae_pretrain_vit_base.pth')
     for split in ('train', 'val', 'test'):
         dataset = dict(cfg[f'{split}_dataloader'].dataset, lazy_init=True)
         built = DATASETS.build(dataset)

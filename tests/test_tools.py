@@ -10,12 +10,14 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from mmengine.fileio import load
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
+from PIL import Image
 
 from castling_det.checkpoint import read_checkpoint
 
@@ -241,10 +243,19 @@ def test_segmentor_by_the_same_commands(tmp_path):
     trained = call('train', leaf, *work)
     scores = [float(score) for score in re.findall(r' mIoU: ([\d.]+)', trained)]
     assert len(scores) == 2 and scores[1] > 50
+    words = [leaf, tmp_path / 'work' / 'iter_60.pth', *work]
+    found = []
     for mode in ('whole', 'slide'):  # the window is as large as the image
-        options = ['--cfg-options', f'model.test_cfg.mode={mode}']
-        tested = call('test', leaf, tmp_path / 'work' / 'iter_60.pth', *work, *options)
+        out = tmp_path / mode
+        tested = call('test', *words, '--out', out, '--cfg-options', f'model.test_cfg.mode={mode}')
         assert float(re.findall(r' mIoU: ([\d.]+)', tested)[-1]) == scores[1]
+        found.append({file.name: np.asarray(Image.open(file)) for file in out.iterdir()})
+    truth = tmp_path / 'shapes' / 'labels' / 'train'
+    assert {file.name for file in truth.iterdir()} == set(found[0])
+    for name, labels in found[0].items():
+        assert np.array_equal(labels, found[1][name])
+        assert (labels == np.asarray(Image.open(truth / name))).mean() > 0.8
+    assert 'is to be a folder' in refusal('test', *words, '--out', tmp_path / 'labels.pkl')
 
 
 @pytest.fixture

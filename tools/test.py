@@ -26,7 +26,10 @@ def parse_args() -> argparse.Namespace:
     add_config_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     add_run_arguments(parser)
-    parser.add_argument('--out', help='file for the predictions (.pkl)')
+    parser.add_argument(
+        '--out',
+        help='for the predictions: a file (.pkl) of boxes, or a folder of label maps (.png)',
+    )
     parser.add_argument('--show-dir', help='folder for pictures: ground truth | prediction')
     parser.add_argument(
         '--tta', action='store_true', help="test-time augmentation: flips, or the config's own"
@@ -41,10 +44,12 @@ def parse_args() -> argparse.Namespace:
 
 
 def test(args: argparse.Namespace) -> None:
-    if args.out and not args.out.endswith(('.pkl', '.pickle')):
-        raise SystemExit(f'error: --out {args.out} is to end in .pkl')
     cfg = load_run_config(args)
     check_parts(cfg, 'model', 'test_dataloader', 'test_cfg', 'test_evaluator')
+    is_segmentor = cfg.get('default_scope') == 'mmseg'
+    if args.out and args.out.endswith(('.pkl', '.pickle')) == is_segmentor:
+        is_to = 'be a folder, for label maps' if is_segmentor else 'end in .pkl'
+        raise SystemExit(f'error: --out {args.out} is to {is_to}')
     check_work_dir(cfg.work_dir)
     check_checkpoint(args.checkpoint)
     cfg.load_from = args.checkpoint
@@ -52,6 +57,10 @@ def test(args: argparse.Namespace) -> None:
         cfg.default_hooks.visualization.update(
             draw=True, interval=1, test_out_dir=str(Path(args.show_dir).absolute())
         )
+    if args.out and is_segmentor:
+        evaluators = cfg.test_evaluator
+        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+            evaluator.output_dir = args.out
     if is_first_process():
         check_datasets(cfg, ('test',), decode=True)
     if args.tta:
@@ -61,7 +70,7 @@ def test(args: argparse.Namespace) -> None:
     refuse_other_checkpoints(runner)
     if args.form == 'training':
         runner.register_hook(TrainingFormHook())
-    if args.out:
+    if args.out and not is_segmentor:
         runner.test_evaluator.metrics.append(DumpResults(args.out))
     runner.test()
     print(f'Checkpoint: {args.checkpoint}\nLog: {runner.log_dir}')

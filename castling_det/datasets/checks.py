@@ -11,7 +11,7 @@ from mmengine.registry import DATASETS, DefaultScope
 
 from castling_det.datasets.coco_checks import check_coco
 from castling_det.datasets.report import DatasetReport
-from castling_det.datasets.seg_checks import check_crop_size, check_segmentation
+from castling_det.datasets.seg_checks import check_segmentation, crop_errors
 from castling_det.datasets.wrappers import unwrap
 
 SPLITS = ('train', 'val', 'test')
@@ -20,7 +20,7 @@ SPLITS = ('train', 'val', 'test')
 def check_datasets(
     cfg: Config, splits: Sequence[str] = SPLITS, decode: bool = False
 ) -> list[DatasetReport]:
-    """Refuse data that would stop a run later on, and log what the run has to live with.
+    """Refuse data that would stop a run later on, and log what there is.
 
     Args:
         cfg (Config): Config with ``{split}_dataloader``; a split without one is left out.
@@ -33,18 +33,17 @@ def check_datasets(
 
     Raises:
         FileNotFoundError: If annotations or images are missing.
-        ValueError: If something else is wrong, as crops that are too small for the model, or if no
-            split has a data set; one sentence with file, key and remedy.
+        ValueError: If something else is wrong, with the data or with how the model takes them, or
+            if no split has a data set; one sentence with file, key and remedy.
     """
-    check_crop_size(cfg)
     reports = report_datasets(cfg, splits, decode)
     errors = [error for report in reports for error in report.errors]
     if errors:
         more = f' (and {len(errors) - 1} more: see tools/check_dataset.py)' if errors[1:] else ''
         raise type(errors[0])(f'{errors[0]}{more}')
     for report in reports:
-        for warning in report.warnings:
-            print_log(f'{report.source}: {warning}', logger='current', level=logging.WARNING)
+        level = logging.WARNING if report.warnings else logging.INFO
+        print_log(str(report), logger='current', level=level)
     return reports
 
 
@@ -79,16 +78,33 @@ def report_datasets(
 def _report(cfg: Config, dataset: ConfigDict, key: str, decode: bool) -> DatasetReport:
     name = dataset.type if isinstance(dataset.type, str) else dataset.type.__name__
     check = CHECKS.get(name.rpartition('.')[2])
+    report = DatasetReport(str(dataset.get('ann_file', name)), [key])
+    model = cfg.get('model', {})
+    report.errors += crop_errors(model, dataset, key)
     if check is None or dataset.get('backend_args'):
-        warning = f'a {name} is not checked: only a {" or ".join(CHECKS)} on a local disk is'
-        return DatasetReport(str(dataset.get('ann_file', name)), [key], warnings=[warning])
+        kinds = ' or '.join(CHECKS)
+        report.warnings.append(f'a {name} is not checked: only a {kinds} on a local disk is')
+        return report
+    report.errors += _palette_errors(dataset.get('metainfo', {}), key)
+    if report.errors:
+        return report
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         built = DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})  # reads no file yet
     loads = [step.color_type for step in dataset.get('pipeline', []) if 'color_type' in step]
     report = check(built, key, decode, *loads[:1])
     if not report.errors:
-        report.errors += _class_count_errors(cfg.get('model', {}), key, built.metainfo['classes'])
+        report.errors += _class_count_errors(model, key, built.metainfo['classes'])
     return report
+
+
+def _palette_errors(metainfo: dict, key: str) -> Iterator[ValueError]:
+    """A palette has a colour for each class; one from a base config may be another data set's."""
+    classes, palette = metainfo.get('classes'), metainfo.get('palette')
+    if palette and classes and not isinstance(classes, str) and len(palette) != len(classes):
+        yield ValueError(
+            f'{key}.metainfo has {len(classes)} classes and a palette of {len(palette)} colours, '
+            'perhaps of its base: write metainfo=dict(_delete_=True, classes=...)'
+        )
 
 
 def _class_count_errors(
@@ -99,6 +115,14 @@ def _class_count_errors(
         yield ValueError(
             f'{key}.num_classes is {part["num_classes"]}, but {dataset_key} has {len(classes)} '
             f'classes, {tuple(classes)}: set num_classes, or metainfo.classes, to match'
+        )
+    # A softmax over the classes of a box or a query has one more, for finding nothing.
+    num_weights = len(classes) + (key.endswith('loss_cls') and not part.get('use_sigmoid'))
+    weights = part.get('class_weight')
+    if isinstance(weights, list) and len(weights) != num_weights:
+        yield ValueError(
+            f'{key}.class_weight has {len(weights)} numbers, but with the {len(classes)} classes '
+            f'of {dataset_key} there are to be {num_weights}'
         )
     for name, child in part.items():
         if isinstance(child, dict) and name != 'rpn_head':

@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from mmengine.config import Config
 from mmengine.dataset import BaseDataset
+from mmengine.utils import to_2tuple
 from numpy import ndarray
 from PIL import Image, UnidentifiedImageError
 
 from castling_det.datasets.image_files import first_five, missing_files
 from castling_det.datasets.loading import LoadReadableImage
 from castling_det.datasets.report import DatasetReport
-from castling_det.datasets.wrappers import unwrap
 
 SAMPLE = 32  # label maps that are read before every training
 PATCH = 16  # of CastlingViT, in pixels
@@ -214,11 +213,13 @@ def _check_numbers(report: LabelReport, dataset: BaseDataset, key: str) -> None:
                 f'reduce_zero_label={bool(first)}, {dataset.ignore_index} is ignored; {remedy}'
             )
         )
-    elif first and 255 in report.pixels and 0 in report.pixels:
+    elif first and 0 in found and (255 in report.pixels or found == list(range(len(classes)))):
+        reason = f'the numbers 0 to {found[-1]} are one for each class'
+        if 255 in report.pixels:
+            reason = 'the label maps mark what is ignored by 255 already'
         report.warnings.append(
-            f'reduce_zero_label=True ignores 0, which has {zeros:.0%} of the pixels, although the '
-            f'label maps mark what is ignored by 255 already: if 0 is a class, set '
-            f'{key}.reduce_zero_label=False'
+            f'reduce_zero_label=True ignores 0, which has {zeros:.0%} of the pixels, although '
+            f'{reason}: if 0 is a class, set {key}.reduce_zero_label=False'
         )
     elif not first and found and 0 not in report.pixels:
         report.warnings.append(
@@ -228,31 +229,38 @@ def _check_numbers(report: LabelReport, dataset: BaseDataset, key: str) -> None:
         )
 
 
-def check_crop_size(cfg: Config) -> None:
-    """Refuse crops that are smaller than a patch of a plain ViT, or than the pyramid's coarsest.
+def crop_errors(model: dict, dataset: dict, key: str) -> Iterator[ValueError]:
+    """What is wrong with the crops of a data set, as its model takes them.
 
-    Raises:
-        ValueError: Naming the key and both sizes.
+    A plain ViT needs a whole patch, or two where a pyramid halves its map; mmseg fills a crop that
+    is smaller than what the data preprocessor expects with pixels to ignore.
+
+    Args:
+        model (dict): ``cfg.model``. Its ``test_cfg.crop_size`` is looked at where windows slide.
+        dataset (dict): No wrapper.
+        key (str): Where the config has the data set.
     """
-    model = cfg.get('model', {})
-    if not model.get('backbone', {}).get('type', '').endswith('CastlingViT'):
-        return
-    least, reason = PATCH, 'a patch'
-    if model.get('neck'):
-        least, reason = 2 * PATCH, 'the two patches that the coarsest level of a pyramid needs'
-    sizes = {}
-    wrapped = (cfg.get('train_dataloader') or {}).get('dataset')
-    for key, dataset in unwrap(wrapped, 'train_dataloader.dataset'):
-        for index, transform in enumerate(dataset.get('pipeline', ())):
-            if 'crop_size' in transform:
-                sizes[f'{key}.pipeline.{index}.crop_size'] = transform['crop_size']
+    sizes = {
+        f'{key}.pipeline.{index}.crop_size': to_2tuple(transform['crop_size'])
+        for index, transform in enumerate(dataset.get('pipeline', ()))
+        if 'crop_size' in transform
+    }
+    padded = to_2tuple(model.get('data_preprocessor', {}).get('size'))
+    least, reason = 0, ''
+    if model.get('backbone', {}).get('type', '').endswith('CastlingViT'):
+        least, reason = PATCH, 'a patch'
+        if model.get('neck'):
+            least, reason = 2 * PATCH, 'the two patches that the coarsest level of a pyramid needs'
+    windows = {}
     test_cfg = model.get('test_cfg') or {}
-    if test_cfg.get('mode') == 'slide':
-        sizes['model.test_cfg.crop_size'] = test_cfg['crop_size']
-    for key, size in sizes.items():
-        height, width = (size, size) if isinstance(size, int) else size
-        if min(height, width) < least:
-            raise ValueError(
-                f'{key}: {width}x{height} px is smaller than {reason}: use sides of at least '
-                f'{least} px'
+    if test_cfg.get('mode') == 'slide' and not key.startswith('train'):
+        windows['model.test_cfg.crop_size'] = to_2tuple(test_cfg['crop_size'])
+    for place, size in (sizes | windows).items():
+        said = f'{place}: {size[1]}x{size[0]} px'
+        if min(size) < least:
+            yield ValueError(f'{said} is smaller than {reason}: use sides of at least {least} px')
+        elif place in sizes and None not in padded and tuple(size) != tuple(padded):
+            yield ValueError(
+                f'{said} is not the {padded[1]}x{padded[0]} px of model.data_preprocessor.size, to '
+                'which training images are filled up: set both to the same'
             )

@@ -123,7 +123,7 @@ class CastlingViT(BaseModule):
             ``prefix`` (mmpretrain's files: 'backbone').
 
     Raises:
-        ValueError: For an unknown ``arch``, and for blocks that do not exist.
+        ValueError: For an unknown ``arch``, and for blocks that do not exist or are not built.
     """
 
     arch_zoo = {
@@ -159,6 +159,11 @@ class CastlingViT(BaseModule):
         if not self.out_indices:
             raise ValueError('out_indices is empty, but a backbone returns at least one map')
         num_blocks = 1 + max(self.out_indices)
+        if unused := [index for index in softmax_blocks if index >= num_blocks]:
+            raise ValueError(
+                f'softmax_blocks has {unused}, but after block {num_blocks - 1}, the last of '
+                'out_indices, there are none'
+            )
         if frozen_stages not in range(-1, num_blocks + 1):
             raise ValueError(f'frozen_stages is from -1 to {num_blocks}, not {frozen_stages}')
         self.frozen_stages, self.with_cp = frozen_stages, with_cp

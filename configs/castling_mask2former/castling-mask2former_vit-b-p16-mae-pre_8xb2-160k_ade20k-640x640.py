@@ -5,7 +5,8 @@ paper's: Mask2Former, ViT-B, weights of MAE, ADE20K; crop, pyramid and schedule 
 640 px, at which ViT-B alone has the MACs that the paper gives it, mmseg's pyramid, and the schedule.
 
 The weights are a local file in MAE's own, mmpretrain's or our layout; give another as
-`--cfg-options model.backbone.init_cfg.checkpoint=FILE`. Status: not run.
+`--cfg-options model.backbone.init_cfg.checkpoint=FILE`, and one of a whole model, as mmpretrain's are, with
+`model.backbone.init_cfg.prefix=backbone` too. Status: not run.
 
     bash tools/dist_train.sh configs/castling_mask2former/castling-mask2former_vit-b-p16-mae-pre_8xb2-160k_ade20k-640x640.py 8 --amp --auto-scale-lr
 """

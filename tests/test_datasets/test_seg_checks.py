@@ -1,5 +1,6 @@
 """Bad images and label maps are named in one sentence, and good ones of any kind pass."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from castling_det.datasets.checks import check_datasets, report_datasets
-from castling_det.datasets.seg_checks import check_crop_size
+from castling_det.datasets.seg_checks import crop_errors
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs' / 'castling_mask2former'
@@ -142,6 +143,14 @@ def test_zero_label_is_a_class_of_ours_but_to_be_ignored(folder):
     assert 'set train_dataloader.dataset.reduce_zero_label=False' in warning
 
 
+def test_zero_label_is_a_class_where_nothing_is_ignored(folder):
+    """Three numbers for three classes, and reduce_zero_label=True; with a fourth it is right."""
+    (warning,) = report(folder, reduce_zero_label=True).warnings
+    assert 'the numbers 0 to 2 are one for each class: if 0 is a class' in warning
+    write_labels(folder, 'a', numbers(0, 4))
+    assert report(folder, reduce_zero_label=True).warnings == []
+
+
 def test_zero_label_is_unlabelled_but_taken_for_a_class(folder):
     write_labels(folder, 'a', numbers(0, 4))
     message = only_error(folder)
@@ -183,23 +192,56 @@ def test_crops_below_a_patch():
     cfg = Config.fromfile(
         CONFIGS / 'castling-mask2former-nano_vit-nano_1xb4-1500i_camvid-192x256.py'
     )
-    check_crop_size(cfg)
+    model, dataset, key = cfg.model, cfg.train_dataloader.dataset, 'train_dataloader.dataset'
+    assert not list(crop_errors(model, dataset, key))
+    dataset.pipeline[3].crop_size = (24, 256)
+    (error,) = crop_errors(model, dataset, key)
     place = 'train_dataloader.dataset.pipeline.3.crop_size'
-    cfg.merge_from_dict({place: (24, 256)})
-    with pytest.raises(ValueError, match=f'{place}: 256x24 px is smaller .* at least 32 px'):
-        check_crop_size(cfg)
-    cfg.merge_from_dict({place: (192, 256), 'model.test_cfg': dict(mode='slide', crop_size=(8, 8))})
-    with pytest.raises(ValueError, match='model.test_cfg.crop_size: 8x8 px'):
-        check_crop_size(cfg)
-    cfg.model.neck = None
-    with pytest.raises(ValueError, match='smaller than a patch: use sides of at least 16 px'):
-        check_crop_size(cfg)
+    assert re.match(f'{place}: 256x24 px is smaller .* at least 32 px$', str(error))
+    model.test_cfg = dict(mode='slide', crop_size=(8, 8))
+    assert len(list(crop_errors(model, dataset, key))) == 1
+    (error,) = crop_errors(model, cfg.test_dataloader.dataset, 'test_dataloader.dataset')
+    assert str(error).startswith('model.test_cfg.crop_size: 8x8 px is smaller than the two patches')
+    model.neck, dataset.pipeline[3].crop_size = None, 8
+    (error,) = crop_errors(model, dataset, key)
+    assert 'smaller than a patch: use sides of at least 16 px' in str(error)
+
+
+def test_crops_of_another_size_than_the_model_expects(folder):
+    """Also inside of a wrapper, and in a data set that is not checked otherwise."""
+    cfg = config(folder, pipeline=[dict(type='RandomCrop', crop_size=(24, 40))])
+    cfg.model = dict(data_preprocessor=dict(size=(24, 40)))
+    (found,) = report_datasets(cfg, ['train'])
+    assert found.errors == []
+    cfg.model.data_preprocessor.size = (48, 40)
     loader = cfg.train_dataloader
     loader.dataset = dict(type='RepeatDataset', times=2, dataset=loader.dataset)
-    loader.dataset.dataset.pipeline[3].crop_size = 8
-    place = 'train_dataloader.dataset.dataset.pipeline.3.crop_size'
-    with pytest.raises(ValueError, match=f'{place}: 8x8 px is smaller than a patch'):
-        check_crop_size(cfg)
+    loader.dataset.dataset.type = 'CityscapesDataset'
+    (found,) = report_datasets(cfg, ['train'])
+    (error,) = found.errors
+    place = 'train_dataloader.dataset.dataset.pipeline.0.crop_size'
+    assert str(error).startswith(f'{place}: 40x24 px is not the 40x48 px of model.data_prep')
+
+
+def test_a_palette_of_other_classes(folder):
+    metainfo = dict(classes=CLASSES, palette=[[0, 0, 0]] * 11)
+    message = only_error(folder, metainfo=metainfo)
+    assert 'train_dataloader.dataset.metainfo has 3 classes and a palette of 11' in message
+    assert '_delete_=True' in message
+
+
+def test_class_weights_of_another_number_of_classes(folder):
+    cfg = config(folder)
+    queries = dict(num_classes=3, loss_cls=dict(class_weight=[1.0, 1.0, 1.0, 0.1]))
+    pixels = dict(num_classes=3, loss_decode=dict(class_weight=[1.0, 1.0, 1.0]))
+    cfg.model = dict(decode_head=queries, auxiliary_head=pixels)
+    assert report_datasets(cfg, ['train'])[0].errors == []
+    queries['loss_cls']['class_weight'].append(0.1)
+    pixels['loss_decode']['class_weight'].append(1.0)
+    cfg.model = dict(decode_head=queries, auxiliary_head=pixels)
+    first, second = map(str, report_datasets(cfg, ['train'])[0].errors)
+    assert 'model.decode_head.loss_cls.class_weight has 5 numbers' in first
+    assert first.endswith('to be 4') and second.endswith('to be 3')
 
 
 def test_small_crops_are_refused_before_training_and_testing(tmp_path, monkeypatch):

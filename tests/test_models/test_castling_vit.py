@@ -256,6 +256,10 @@ def test_final_norm():
         (dict(arch=TINY, out_indices=(-4,)), 'out_indices.*3 blocks'),
         (dict(arch=TINY, out_indices=()), 'out_indices is empty'),
         (dict(arch=TINY, softmax_blocks=(3,)), 'softmax_blocks.*3 blocks'),
+        (
+            dict(arch=TINY, softmax_blocks=(0, -1), out_indices=(1,)),
+            'softmax_blocks has .2., but',
+        ),
         (dict(arch=TINY, frozen_stages=4), 'frozen_stages is from -1 to 3'),
         (dict(arch=TINY, frozen_stages=-2), 'frozen_stages is from -1 to 3'),
         (dict(arch=TINY, out_indices=(0,), frozen_stages=2), 'frozen_stages is from -1 to 1'),

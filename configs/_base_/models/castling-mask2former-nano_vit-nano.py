@@ -1,6 +1,6 @@
 """Mask2Former made small, for CPUs, tests and studies: 64 channels, 20 queries, 1 + 3 layers.
 
-The whole graph of `castling-mask2former_vit-b-p16.py` in other sizes, on Castling-ViT-nano with ViTDet's
+The head of `castling-mask2former_vit-b-p16.py` in other sizes, on Castling-ViT-nano with ViTDet's
 pyramid; 150 classes, crops of 128 px.
 """
 
