@@ -128,9 +128,7 @@ def test_castled_again(castled, tmp_path):
 def test_inference_config_leaves_the_original_alone(cfg):
     before = cfg.pretty_text
     castled = inference_config(cfg)
-    assert castled.model.backbone.attn == dict(
-        type='CastlingAttention', constant='mean', divide_by_keys=True, aux=None
-    )
+    assert castled.model.backbone.attn == dict(type='CastlingAttention', aux=None)
     assert cfg.pretty_text == before
     nested = Config(dict(model=dict(layers=[dict(attn=dict(type='my.CastlingAttention'))])))
     assert inference_config(nested).model.layers[0].attn.aux is None

@@ -18,8 +18,7 @@ from castling_det.analysis.train_log import read_log
 from castling_det.checkpoint import read_checkpoint, weights_of
 from castling_det.complexity import input_shape
 from castling_det.hooks.castling_hook import castling_attentions
-from castling_det.models.attention import CastlingAttention
-from castling_det.models.value_conv import Grid
+from castling_det.models.attention import CastlingAttention, Grid
 
 _PREFIX = 'nonzeros/'
 

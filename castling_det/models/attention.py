@@ -13,12 +13,13 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castling_det.models.value_conv import Grid, GridConv, TokenConv
 from castling_det.ops import (
     linear_angular_attention,
     masked_softmax_attention,
     softmax_probabilities,
 )
+
+Grid = tuple[int, int]  # height and width in tokens
 
 
 class MaskedSoftmax(nn.Module):
@@ -57,27 +58,62 @@ class MaskedSoftmax(nn.Module):
         return self.threshold + (1 - self.threshold) * ramp
 
 
+class TokenConv(nn.Conv2d):
+    """One filter a head along the flattened tokens, shared by the head's channels.
+
+    Its specification is :meth:`nn.Conv2d.forward`, to which heads are the channels and tokens the
+    rows of an image. Here each channel of each head is one, side by side in memory: many tokens
+    take a CPU a third of the time or less (tests/benchmarks/benchmark_token_conv.py).
+
+    Args:
+        num_heads (int): H.
+        kernel_size (int): Odd number of taps.
+
+    Raises:
+        ValueError: For an even ``kernel_size``.
+    """
+
+    def __init__(self, num_heads: int, kernel_size: int) -> None:
+        if kernel_size % 2 == 0:
+            raise ValueError(
+                f'kernel_size must be odd to keep the number of tokens, not {kernel_size}'
+            )
+        super().__init__(
+            num_heads,
+            num_heads,
+            (kernel_size, 1),
+            padding=(kernel_size // 2, 0),
+            groups=num_heads,
+            bias=False,
+        )
+
+    def forward(self, v: Tensor) -> Tensor:
+        """``(B, H, N, Dv)`` to the same."""
+        batch, heads, tokens, dims = v.shape
+        rows = v.transpose(1, 2).reshape(batch, tokens, 1, heads * dims).permute(0, 3, 1, 2)
+        weight = self.weight.expand(-1, dims, -1, -1).reshape(heads * dims, 1, -1, 1)
+        rows = F.conv2d(rows, weight, padding=self.padding, groups=heads * dims)
+        return rows.permute(0, 2, 3, 1).reshape(batch, tokens, heads, dims).transpose(1, 2)
+
+
 @MODELS.register_module()
 class CastlingAttention(nn.Module):
     """Linear-angular attention that trains with an auxiliary masked softmax branch.
 
-    out = unit_norm(constant term + q̂ (k̂ᵀ v) / pi + aux) + convolution of v. Castling-ViT,
-    arXiv 2211.10526; the defaults are the published code's. Aux runs in training only, with the
-    threshold t0 + (1 - t0) * ``ramp``, and is skipped at ramp 1; :class:`CastlingHook` sets it.
+    out = unit_norm(v / 2 + q̂ (k̂ᵀ v) / pi + aux) + convolution of v along the flattened tokens, one
+    filter a head. Castling-ViT, arXiv 2211.10526, as the published code has it. Aux runs in
+    training only, with the threshold t0 + (1 - t0) * ``ramp``, and is skipped at ramp 1;
+    :class:`CastlingHook` sets it.
 
     Args:
         num_heads (int): H.
-        key_dims (int): Dk, width of a head's queries and keys.
-        value_dims (int): Dv, width of a head's values.
-        kernel_size (int | tuple[int, int], optional): Odd. A number is a convolution along the
-            tokens, a pair one on the grid, None no convolution. Defaults to 9.
-        constant (str): 'identity', 'mean' or 'none', see
-            :func:`castling_det.ops.linear_angular_attention`.
-        divide_by_keys (bool): Divide the sum over keys by their number. Defaults to False.
+        key_dims, value_dims (int): Dk and Dv; accepted as every attention of the seam.
+        kernel_size (int, optional): Odd number of taps of the convolution; None for no convolution.
+            Defaults to 9.
         aux (dict, optional): Arguments of :class:`MaskedSoftmax`; None builds the inference form.
 
     Raises:
-        ValueError: For an unknown ``constant`` or an even ``kernel_size``.
+        ValueError: For an even ``kernel_size``.
     """
 
     accepts_bias = False
@@ -87,22 +123,11 @@ class CastlingAttention(nn.Module):
         num_heads: int,
         key_dims: int,
         value_dims: int,
-        kernel_size: int | tuple[int, int] | None = 9,
-        constant: str = 'identity',
-        divide_by_keys: bool = False,
+        kernel_size: int | None = 9,
         aux: dict | None = dict(threshold=0.02),
     ) -> None:
         super().__init__()
-        if constant not in ('identity', 'mean', 'none'):
-            raise ValueError(f"constant is 'identity', 'mean' or 'none', not {constant!r}")
-        self.constant = constant
-        self.divide_by_keys = divide_by_keys
-        if kernel_size is None:
-            self.conv = None
-        elif isinstance(kernel_size, int):
-            self.conv = TokenConv(num_heads, kernel_size)
-        else:
-            self.conv = GridConv(num_heads * value_dims, kernel_size)
+        self.conv = None if kernel_size is None else TokenConv(num_heads, kernel_size)
         self.aux = None if aux is None else MaskedSoftmax(**aux)
         # A tensor, because torch.compile would guard on the value of a number; on the CPU, where it
         # is an operand without a transfer; no buffer, because averages of models swap those.
@@ -140,8 +165,8 @@ class CastlingAttention(nn.Module):
             k (Tensor): Keys ``(B, H, Nk, Dk)``.
             v (Tensor): Values ``(B, H, Nk, Dv)``.
             q_hw, kv_hw (tuple[int, int], optional): Height and width of both grids; needed where
-                they differ, and by a convolution on the grid. The constant term and the
-                convolution of v are then read at the queries' places.
+                they differ. Each query's own value and the convolution of v are then read at the
+                query's place.
             bias (Tensor, optional): Must be None: a kernel has no logits to add it to.
             num_extra_tokens (int): How many leading tokens (class token, ...) of q, k and v are not
                 on the grid. They stay out of the convolution.
@@ -161,10 +186,10 @@ class CastlingAttention(nn.Module):
         aux = None
         if self.aux is not None and self.aux.training and not self._has_vanished:
             aux = self.aux(q, k, v, self._ramp)
-        out = linear_angular_attention(q, k, v, own, aux, self.constant, self.divide_by_keys)
+        out = linear_angular_attention(q, k, v, own, aux)
         if self.conv is None:
             return out
-        local = self.conv(v[:, :, num_extra_tokens:], kv_hw)
+        local = self.conv(v[:, :, num_extra_tokens:])
         local = F.pad(local, (0, 0, num_extra_tokens, 0))
         if at_queries is not None:
             local = self._at_queries(local, at_queries, num_extra_tokens)
@@ -312,7 +337,7 @@ class SelfAttention(nn.Module):
 
         Args:
             x (Tensor): ``(B, N, C)``.
-            hw (tuple[int, int], optional): Grid of the tokens, for a convolution on it.
+            hw (tuple[int, int], optional): Grid of the tokens; what is drawn of the masks needs it.
             num_extra_tokens (int): Leading tokens that are not on the grid.
 
         Returns:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from castling_det.convert import levit_state_dict, load_pretrained
-from castling_det.models.value_conv import Grid
+from castling_det.models.attention import Grid
 
 
 class ConvBN(nn.Sequential):

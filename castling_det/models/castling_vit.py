@@ -11,9 +11,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from castling_det.convert import load_pretrained, vit_state_dict
-from castling_det.models.attention import SelfAttention
+from castling_det.models.attention import Grid, SelfAttention
 from castling_det.models.castling_levit import DropPath
-from castling_det.models.value_conv import Grid
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 

@@ -36,45 +36,31 @@ def linear_angular_attention(
     v: Tensor,
     own: Tensor | None = None,
     aux: Tensor | None = None,
-    constant: str = 'identity',
-    divide_by_keys: bool = False,
 ) -> Tensor:
     """Attention with the linear terms of the angular kernel, in O(N).
 
-    y = unit_norm(constant term + q̂ (k̂ᵀ v) / pi + aux), with q̂, k̂ = unit_norm(q), unit_norm(k).
+    y = unit_norm(own / 2 + q̂ (k̂ᵀ v) / pi + aux), with q̂, k̂ = unit_norm(q), unit_norm(k). As in the
+    published code, the kernel's 1/2 weighs a query's own value, not the sum of all values, and sums
+    grow with the number of keys.
 
     Args:
         q (Tensor): Queries ``(B, H, Nq, Dk)``.
         k (Tensor): Keys ``(B, H, Nk, Dk)``.
         v (Tensor): Values ``(B, H, Nk, Dv)``.
-        own (Tensor, optional): The value at each query's own place, ``(B, H, Nq, Dv)``; used by the
-            constant term 'identity'. Defaults to ``v``, which needs Nq = Nk.
+        own (Tensor, optional): The value at each query's own place, ``(B, H, Nq, Dv)``. Defaults to
+            ``v``, which needs Nq = Nk.
         aux (Tensor, optional): Output of the auxiliary branch, ``(B, H, Nq, Dv)``, added before the
             output norm.
-        constant (str): What stands for the kernel's 1/2: 'identity' is half of the query's own
-            value (the published code), 'mean' half of the mean value (the expansion divided by the
-            number of keys), 'none' nothing.
-        divide_by_keys (bool): Divide the sum over keys by their number, so that its weight against
-            the constant term does not grow with the image. Defaults to False (published code).
 
     Returns:
         Tensor: ``(B, H, Nq, Dv)`` in the dtype of ``v``.
-
-    Raises:
-        ValueError: For an unknown ``constant``.
     """
     with torch.autocast(q.device.type, enabled=False):
         wide = torch.promote_types(v.dtype, torch.float32)
         dtype, q, k, v = v.dtype, q.to(wide), k.to(wide), v.to(wide)
-        y = unit_norm(q) @ (unit_norm(k).transpose(-2, -1) @ v) / math.pi
-        if divide_by_keys:
-            y = y / k.shape[-2]
-        if constant == 'identity':
-            y = y + 0.5 * (v if own is None else own.to(wide))
-        elif constant == 'mean':
-            y = y + 0.5 * v.mean(dim=-2, keepdim=True)
-        elif constant != 'none':
-            raise ValueError(f"constant is 'identity', 'mean' or 'none', not {constant!r}")
+        own = v if own is None else own.to(wide)
+        sums = unit_norm(k).transpose(-2, -1) @ v / math.pi  # divided here, where it is small
+        y = torch.add(unit_norm(q) @ sums, own, alpha=0.5)
         if aux is not None:
             y = y + aux.to(wide)
         return unit_norm(y).to(dtype)

@@ -14,16 +14,13 @@ def linear_angular_attention_naive(
     v: Tensor,
     own_index: Tensor | None = None,
     threshold: float = 1.0,
-    constant: str = 'identity',
-    divide_by_keys: bool = False,
 ) -> Tensor:
     """The specification: builds the (Nq, Nk) attention matrix A and returns unit_norm(A v).
 
-    A = constant term + q̂ k̂ᵀ / pi + masked softmax, the constant term being I / 2 ('identity', rows
-    selected by ``own_index``), 1 / (2 Nk) everywhere ('mean') or 0 ('none').
+    A = I / 2 (rows selected by ``own_index``) + q̂ k̂ᵀ / pi + masked softmax.
 
     Args:
-        q, k, v, constant, divide_by_keys: As for :func:`linear_angular_attention`.
+        q, k, v: As for :func:`linear_angular_attention`.
         own_index (Tensor, optional): ``(Nq,)``, the key at each query's own place. Defaults to
             0 ... Nq - 1.
         threshold (float): Of the auxiliary branch. Defaults to 1, which masks all of it.
@@ -33,15 +30,9 @@ def linear_angular_attention_naive(
     """
     num_queries, num_keys = q.shape[-2], k.shape[-2]
     kernel = unit_norm(q) @ unit_norm(k).transpose(-2, -1) / math.pi
-    if divide_by_keys:
-        kernel = kernel / num_keys
     if own_index is None:
         own_index = torch.arange(num_queries, device=q.device)
-    half = {
-        'identity': 0.5 * torch.eye(num_keys, dtype=q.dtype, device=q.device)[own_index],
-        'mean': torch.full_like(kernel, 0.5 / num_keys),
-        'none': torch.zeros_like(kernel),
-    }[constant]
+    half = 0.5 * torch.eye(num_keys, dtype=q.dtype, device=q.device)[own_index]
     p = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
     return unit_norm((half + kernel + p * (p > threshold)) @ v)
 

@@ -3,10 +3,7 @@
 python tools/make_shapes.py data/shapes
 python tools/train.py configs/castling_picodet/castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py
 
-Its attention is the angular kernel's expansion divided by the number of keys, which on an earlier
-version of the strips learnt the rule of the gems before the published form (docs/token-mixing.md).
-
-Measured here: AP50 93.9, mAP 71.9 (seed 0, commit f3e0de5, two CPU cores, about nine minutes).
+Measured here: AP50 91.6, mAP 69.8 (seed 0, one CPU thread; see docs/token-mixing.md).
 """
 
 _base_ = [
@@ -17,10 +14,7 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(
-        arch='nano',
-        attn=dict(type='CastlingAttention', constant='mean', divide_by_keys=True),
-    ),
+    backbone=dict(arch='nano'),
     neck=dict(in_channels=[32, 64, 128, 192], out_channels=64),
     bbox_head=dict(num_classes=6, in_channels=64),
     train_cfg=dict(initial_epoch=3),

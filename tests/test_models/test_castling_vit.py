@@ -10,10 +10,8 @@ from castling_det.convert import vit_state_dict
 from castling_det.models import CastlingAttention, CastlingViT, SoftmaxAttention
 from castling_det.models.attention import MaskedSoftmax
 from castling_det.models.castling_levit import DropPath
-from castling_det.models.value_conv import GridConv
 
 SOFTMAX, CASTLING = dict(type='SoftmaxAttention'), dict(type='CastlingAttention')
-GRID_CONV = dict(CASTLING, kernel_size=(3, 3))
 TINY = dict(embed_dims=32, num_heads=4, depths=3)
 
 
@@ -105,14 +103,13 @@ def hand_count(arch, height, width):
     return 3 * 16 * 16 * patches * dims + sizes['depths'] * block
 
 
-@pytest.mark.parametrize('attn', [CASTLING, GRID_CONV])
 @pytest.mark.parametrize(('arch', 'size'), [('nano', (64, 75)), ('deit-tiny', (224, 320))])
-def test_castling_form_equals_a_hand_count(arch, size, attn):
-    complexity = count_complexity(CastlingViT(arch, attn), torch.zeros(1, 3, *size))
+def test_castling_form_equals_a_hand_count(arch, size):
+    complexity = count_complexity(CastlingViT(arch), torch.zeros(1, 3, *size))
     assert complexity.macs == hand_count(arch, *size)
 
 
-@pytest.mark.parametrize('attn', [SOFTMAX, CASTLING, GRID_CONV])
+@pytest.mark.parametrize('attn', [SOFTMAX, CASTLING])
 @pytest.mark.parametrize('with_cls_token', [True, False])
 @pytest.mark.parametrize('size', [(64, 64), (65, 97), (33, 250), (1, 1)])
 def test_maps_of_any_size(size, with_cls_token, attn):
@@ -146,7 +143,7 @@ def test_positions_are_learnt_on_their_own_grid():
     torch.testing.assert_close(tokens, expected.expand(1, 21, 32).detach())
 
 
-@pytest.mark.parametrize('attn', [SOFTMAX, CASTLING, GRID_CONV])
+@pytest.mark.parametrize('attn', [SOFTMAX, CASTLING])
 @pytest.mark.parametrize('size', [(64, 64), (33, 90)])
 def test_every_parameter_gets_a_gradient(attn, size):
     model = vit(attn=attn).train()
@@ -174,21 +171,16 @@ def test_checkpointing_gives_the_same_maps_and_gradients(attn):
     assert len(calls) == 4
 
 
-def test_class_token_is_off_the_grid(monkeypatch):
+def test_class_token_is_off_the_grid():
     """The convolution sees the patches alone, and passes the class token by."""
-    seen = []
-    forward = GridConv.forward
-    monkeypatch.setattr(
-        GridConv, 'forward', lambda self, v, hw: seen.append((v, hw)) or forward(self, v, hw)
-    )
-    model = vit(attn=GRID_CONV).eval()
-    qkv = []
-    model.blocks[0].attn.qkv.register_forward_hook(lambda _, inputs, output: qkv.append(output))
+    model, qkv, convolved = vit().eval(), [], []
+    attn = model.blocks[0].attn
+    attn.qkv.register_forward_hook(lambda _, inputs, output: qkv.append(output))
+    attn.attn.conv.register_forward_pre_hook(lambda _, inputs: convolved.append(*inputs))
     with torch.no_grad():
         model(image(48, 64))
-    assert all(v.shape[2] == 12 and hw == (3, 4) for v, hw in seen) and len(seen) == 3
     values = qkv[0].unflatten(-1, (3, 4, 8))[:, :, 2].transpose(1, 2)  # (B, H, 13, D)
-    assert torch.equal(seen[0][0], values[:, :, 1:])
+    assert torch.equal(convolved[0], values[:, :, 1:])
 
 
 def test_class_token_takes_part_in_the_attention():

@@ -13,8 +13,6 @@ from castling_det.ops import (
     unit_norm,
 )
 
-CONSTANTS = ['identity', 'mean', 'none']
-
 
 def random_qkv(num_queries=12, num_keys=12, key_dims=4, value_dims=6, dtype=torch.float64):
     """Seeded leaves (2, 3, N, D)."""
@@ -38,14 +36,12 @@ def correlated_qkv(num_tokens, dtype, key_dims=16, value_dims=16, value_scale=8.
     return [x.to(dtype).requires_grad_() for x in (q, k, value_scale * v)]
 
 
-def fast_and_naive(q, k, v, own_index, threshold, constant, divide_by_keys):
+def fast_and_naive(q, k, v, own_index, threshold):
     own = v if own_index is None else v[:, :, own_index]
     aux = None if threshold is None else masked_softmax_attention(q, k, v, threshold)
-    fast = linear_angular_attention(q, k, v, own, aux, constant, divide_by_keys)
-    naive = linear_angular_attention_naive(
-        q, k, v, own_index, 1.0 if threshold is None else threshold, constant, divide_by_keys
-    )
-    return fast, naive
+    fast = linear_angular_attention(q, k, v, own, aux)
+    threshold = 1.0 if threshold is None else threshold
+    return fast, linear_angular_attention_naive(q, k, v, own_index, threshold)
 
 
 @pytest.mark.parametrize(
@@ -53,12 +49,10 @@ def fast_and_naive(q, k, v, own_index, threshold, constant, divide_by_keys):
 )
 @pytest.mark.parametrize('threshold', [None, 0.0, 0.02, 0.1, 0.5])
 @pytest.mark.parametrize('strided', [False, True])
-@pytest.mark.parametrize('divide_by_keys', [False, True])
-@pytest.mark.parametrize('constant', CONSTANTS)
-def test_fast_equals_naive(constant, divide_by_keys, strided, threshold, dtype, tolerance):
+def test_fast_equals_naive(strided, threshold, dtype, tolerance):
     own_index = torch.tensor([0, 2, 8, 10]) if strided else None
     q, k, v = random_qkv(num_queries=4 if strided else 12, dtype=dtype)
-    fast, naive = fast_and_naive(q, k, v, own_index, threshold, constant, divide_by_keys)
+    fast, naive = fast_and_naive(q, k, v, own_index, threshold)
     assert fast.dtype == dtype and fast.shape == (2, 3, q.shape[2], 6)
     torch.testing.assert_close(fast, naive, rtol=0, atol=tolerance)
     weight = torch.linspace(-1, 1, fast.numel(), dtype=dtype).reshape(fast.shape)
@@ -86,40 +80,19 @@ def test_naive_is_the_formula_written_as_loops():
         torch.testing.assert_close(out[i], y / y.norm(), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize('constant', CONSTANTS)
-def test_options_change_the_result(constant):
-    """The comparisons with the naive form would pass if both forms ignored an option."""
-    q, k, v = random_qkv()
-    outs = [linear_angular_attention(q, k, v, constant=name) for name in CONSTANTS]
-    assert all(
-        (out - outs[CONSTANTS.index(constant)]).abs().max() > 0.01
-        for name, out in zip(CONSTANTS, outs, strict=True)
-        if name != constant
-    )
-    divided = linear_angular_attention(q, k, v, constant=constant, divide_by_keys=True)
-    difference = (divided - outs[CONSTANTS.index(constant)]).abs().max()
-    # Alone, the sum over keys has a direction that no division changes.
-    assert difference < 1e-12 if constant == 'none' else difference > 0.01
-
-
-def test_mean_divided_by_keys_is_the_expanded_kernel():
-    """That pair of options, and no other, is the truncated kernel averaged over the keys."""
+def test_linear_terms_but_the_constant_are_summed():
+    """The kernel's 1/2 is left out of the sum over keys; a query's own value has it instead."""
     q, k, v = random_qkv()
     cosine = unit_norm(q) @ unit_norm(k).transpose(-2, -1)
-    expected = unit_norm(angular_kernel_expansion(cosine) @ v / 12)
-    out = linear_angular_attention(q, k, v, constant='mean', divide_by_keys=True)
-    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+    expected = unit_norm(0.5 * v + (angular_kernel_expansion(cosine) - 0.5) @ v)
+    torch.testing.assert_close(linear_angular_attention(q, k, v), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize('divide_by_keys', [False, True])
-@pytest.mark.parametrize('constant', CONSTANTS)
-def test_gradcheck_linear(constant, divide_by_keys):
+def test_gradcheck_linear():
     q, k, v = (x[:1, :1, :5].detach().requires_grad_() for x in random_qkv(5, 5))
 
     def attention(q, k, v):
-        return linear_angular_attention(
-            q, k, v, constant=constant, divide_by_keys=divide_by_keys, aux=0.3 * v
-        )
+        return linear_angular_attention(q, k, v, aux=0.3 * v)
 
     assert torch.autograd.gradcheck(attention, (q, k, v))
 
@@ -188,12 +161,14 @@ def test_zero_token_is_exactly_zero(zeroed):
     q, k, v = (x.detach() for x in random_qkv())
     {'q': q, 'k': k}[zeroed][:, :, 3] = 0
     q, k, v = (x.requires_grad_() for x in (q, k, v))
-    out = linear_angular_attention(q, k, v, constant='none')
+    out = linear_angular_attention(q, k, v, own=torch.zeros_like(v))
     if zeroed == 'q':
         assert (out[:, :, 3] == 0).all()
     else:
         others = [i for i in range(12) if i != 3]
-        expected = linear_angular_attention(q, k[:, :, others], v[:, :, others], constant='none')
+        expected = linear_angular_attention(
+            q, k[:, :, others], v[:, :, others], own=torch.zeros_like(v)
+        )
         torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
     out.sin().sum().backward()
     gradient = {'q': q, 'k': k}[zeroed].grad
@@ -206,7 +181,7 @@ def test_exact_cancellation_is_exactly_zero():
     q = torch.tensor([[1.0, 0.0], [0.6, 0.8]]).reshape(1, 1, 2, 2).requires_grad_()
     k = torch.tensor([[0.5, 2.0], [-0.5, -2.0]]).reshape(1, 1, 2, 2).requires_grad_()
     v = torch.tensor([[3.0, 1.0], [3.0, 1.0]]).reshape(1, 1, 2, 2).requires_grad_()
-    out = linear_angular_attention(q, k, v, constant='none')
+    out = linear_angular_attention(q, k, v, own=torch.zeros_like(v))
     assert (out == 0).all()
     out.backward(torch.full_like(out, 1e4))
     assert all((x.grad == 0).all() for x in (q, k, v))
@@ -221,19 +196,16 @@ def test_all_zero_input():
 
 
 @pytest.mark.parametrize('autocast', [False, True])
-@pytest.mark.parametrize('constant', CONSTANTS)
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_low_precision_is_finite(dtype, constant, autocast):
+def test_low_precision_is_finite(dtype, autocast):
     q, k, v = correlated_qkv(1024, dtype, value_scale=256.0)
     sums = unit_norm(k.float()).transpose(-2, -1) @ v.float()
     assert sums.max() > torch.finfo(torch.float16).max
     with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
         aux = masked_softmax_attention(q, k, v, 1e-4)
-        out = linear_angular_attention(q, k, v, aux=aux, constant=constant)
+        out = linear_angular_attention(q, k, v, aux=aux)
     assert aux.dtype == out.dtype == dtype
-    reference = linear_angular_attention(
-        *(x.double() for x in (q, k, v)), aux=aux.double(), constant=constant
-    )
+    reference = linear_angular_attention(*(x.double() for x in (q, k, v)), aux=aux.double())
     torch.testing.assert_close(out.double(), reference, rtol=0, atol=torch.finfo(dtype).eps)
     (out.float() * torch.linspace(-1, 1, 16)).sum().backward()
     assert all(x.grad.dtype == dtype and x.grad.isfinite().all() for x in (q, k, v))
@@ -248,12 +220,11 @@ def test_autocast_does_not_lower_float32():
         assert torch.equal(linear_angular_attention(q, k, v, aux=aux), expected)
 
 
-@pytest.mark.parametrize('constant', CONSTANTS)
-def test_sums_over_100_000_tokens(constant):
+def test_sums_over_100_000_tokens():
     q, k, v = (x.detach() for x in correlated_qkv(100_000, torch.float32, 8, 8))
     v[:, :, ::2] *= -0.9  # the sum is small against its terms
-    out = linear_angular_attention(q, k, v, constant=constant)
-    reference = linear_angular_attention(*(x.double() for x in (q, k, v)), constant=constant)
+    out = linear_angular_attention(q, k, v)
+    reference = linear_angular_attention(*(x.double() for x in (q, k, v)))
     error = (out - reference).norm(dim=-1)  # of vectors of length 1
     assert (reference.norm(dim=-1) - 1).abs().max() < 1e-12
     assert error.max() < 1e-5
@@ -286,8 +257,3 @@ def test_expansion_converges_to_the_kernel():
 def test_kernel_at_known_angles():
     angles = torch.tensor([0, 1 / 3, 1 / 2, 1], dtype=torch.float64)
     torch.testing.assert_close(angular_kernel(torch.cos(angles * math.pi)), 1 - angles)
-
-
-def test_an_unknown_constant_is_refused():
-    with pytest.raises(ValueError, match="'identity', 'mean' or 'none', not 'identiy'"):
-        linear_angular_attention(*random_qkv(), constant='identiy')

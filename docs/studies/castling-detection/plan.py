@@ -8,7 +8,7 @@ about seven minutes a run of 1,040 iterations on one thread.
 Changes since: while the best learning rate of a tuned arm was the highest tried, the next was added
 for both tuned arms: 0.004, 0.008 and 0.016 after results of the twin, 0.032 after those of castled.
 The twin's two worst, 0.0005 and 0.001 (mAP 0.348 and 0.383), were dropped before castled began.
-The two other forms of the attention were cut from three seeds to one before they ran.
+Two other forms of the attention were arms too, one seed each: docs/studies/attention-forms.md.
 'no mixing', which tells how much attention matters here at all, was added after seed 0.
 """
 
@@ -34,15 +34,6 @@ arms = {
     'with convolution': dict(options={f'{ATTN}.aux': None}, tuned_as='castled'),
     'with aux kept': dict(
         options={'custom_hooks.0.curve': 'constant'}, tuned_as='castled', form='training'
-    ),
-    # Other forms of the attention: one seed, and three if that is better than castled's.
-    'castled mean over keys': dict(
-        options={f'{ATTN}.constant': 'mean', f'{ATTN}.divide_by_keys': True},
-        tuned_as='castled',
-        seeds=[0],
-    ),
-    'castled 2-D convolution': dict(
-        options={f'{ATTN}.kernel_size': (3, 3)}, tuned_as='castled', seeds=[0]
     ),
     'no mixing': dict(
         options={ATTN: dict(_delete_=True, type='NoMixing')}, tuned_as='castled', seeds=[0]

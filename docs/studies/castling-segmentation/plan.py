@@ -28,17 +28,10 @@ arms = {
     'linear-angular alone': dict(
         options={f'{ATTN}.kernel_size': None, f'{ATTN}.aux': None}, tuned_as='castled'
     ),
-    # One seed each, and three if that is better than castled's; the control gets one.
+    # One seed each, and three if that is better than castled's; the control gets one. Two other
+    # forms of the attention were such arms too: docs/studies/attention-forms.md.
     'castled t0 at the mean': dict(
         options={f'{ATTN}.aux': dict(threshold=1 / 192)}, tuned_as='castled', seeds=[0]
-    ),
-    'castled mean over keys': dict(
-        options={f'{ATTN}.constant': 'mean', f'{ATTN}.divide_by_keys': True},
-        tuned_as='castled',
-        seeds=[0],
-    ),
-    'castled 2-D convolution': dict(
-        options={f'{ATTN}.kernel_size': (3, 3)}, tuned_as='castled', seeds=[0]
     ),
     'castled Feature2Pyramid': dict(
         options={
