@@ -87,12 +87,16 @@ def test_model_fits_its_data(path):
     'path', [p for p in LEAVES if p.stem.startswith('castling-')], ids=lambda path: path.stem
 )
 def test_softmax_twin_differs_in_attention_alone(path):
+    """And in the learning rate where a study has tuned it for each."""
     ours = Config.fromfile(path)
     twin = Config.fromfile(path.with_name(path.name.removeprefix('castling-')))
     assert ours.model.backbone.pop('attn').type == 'CastlingAttention'
     assert twin.model.backbone.pop('attn') == dict(type='SoftmaxAttention')
     if ours.model.backbone.type == 'CastlingLeViT':
         assert twin.model.backbone.pop('bias_grid') == tuple(s // 16 for s in size_in_name(path))
+    if path.stem == 'castling-mask2former-nano_vit-nano_1xb4-1500i_camvid-192x256':
+        assert ours.optim_wrapper.optimizer.pop('lr') == 0.001
+        assert twin.optim_wrapper.optimizer.pop('lr') == 0.002
     assert ours.to_dict() == twin.to_dict()
 
 

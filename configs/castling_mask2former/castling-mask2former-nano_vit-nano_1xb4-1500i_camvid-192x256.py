@@ -2,7 +2,8 @@
 
 python tools/train.py configs/castling_mask2former/castling-mask2former-nano_vit-nano_1xb4-1500i_camvid-192x256.py
 
-The attention is the published form; lr and iterations: docs/studies/castling-segmentation.md. Status: not run.
+The learning rate is the best of four (docs/studies/castling-segmentation.md). Measured here: mIoU 36.4 +- 1.3, three
+seeds, one CPU thread.
 """
 
 _base_ = [
@@ -22,3 +23,4 @@ model = dict(
     ),
     test_cfg=dict(crop_size=(192, 256), stride=(128, 170)),
 )
+optim_wrapper = dict(optimizer=dict(lr=0.001))
