@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.fileio import load
 from mmengine.registry import MODELS, init_default_scope
+from mmseg.evaluation import IoUMetric
 from mmseg.structures import SegDataSample
 
 import castling_det  # noqa: F401  mmcv.ops can be imported from here on, compiled or not
@@ -135,13 +135,19 @@ def test_segmentor_averages_both_views(folder, monkeypatch, head, own_pipeline):
     else:
         text += 'tta_model = None\ntta_pipeline = None\n'
     leaf.write_text(text)
-    out = folder / 'out.pkl'
+    samples, process = [], IoUMetric.process
+    monkeypatch.setattr(
+        IoUMetric, 'process', lambda self, *args: samples.extend(args[1]) or process(self, *args)
+    )
+    out = folder / 'out'
     words = [leaf, folder / 'random.pth', '--work-dir', folder / 'work', '--tta', '--out', out]
     monkeypatch.setattr('sys.argv', ['test.py', *map(str, words)])
     monkeypatch.setenv('LOCAL_RANK', '0')
     runpy.run_path(str(ROOT / 'tools' / 'test.py'), run_name='__main__')
-    for sample, name in zip(load(out), ('a', 'b'), strict=True):
+    for sample, name in zip(samples, ('a', 'b'), strict=True):
         found = sample['pred_sem_seg']['data'].squeeze()
+        written = cv2.imread(str(out / f'{name}.png'), cv2.IMREAD_UNCHANGED)
+        assert (found.numpy() == written).all()
         expected = merged(model, cv2.imread(str(folder / 'images' / f'{name}.png')))[0]
         assert (found == expected).float().mean() > 0.998
         labels = cv2.imread(str(folder / 'annotations' / f'{name}.png'), cv2.IMREAD_UNCHANGED)
