@@ -31,13 +31,17 @@ def options(command: str) -> dict[str, str]:
     return dict(word.split('=', 1) for word in words)
 
 
+def write_config(path: Path, *words: str) -> Path:
+    """The two blocks of the page on custom data that have one of the words, as a config."""
+    base, length = (b for b in blocks('custom-data') if any(word in b for word in words))
+    path.write_text(f'{base}\n{length}\n')
+    return path
+
+
 @pytest.fixture
 def my_config(tmp_path) -> Path:
     """The page's ten lines, and what it says on the length of a training."""
-    base, epochs = (block for block in blocks('custom-data') if 'bbox_head' in block)
-    path = tmp_path / 'my_config.py'
-    path.write_text(f'{base}\n{epochs}\n')
-    return path
+    return write_config(tmp_path / 'my_config.py', 'bbox_head')
 
 
 def test_config_of_custom_data_builds(my_config):
@@ -74,12 +78,7 @@ def test_larger_model_of_custom_data_is_coherent():
 @pytest.fixture
 def my_segmentor(tmp_path) -> Path:
     """The page's config of label maps, and what it says on the length of a training."""
-    base, iterations = (
-        block for block in blocks('custom-data') if 'seg_map_path' in block or 'PolyLR' in block
-    )
-    path = tmp_path / 'my_segmentor.py'
-    path.write_text(f'{base}\n{iterations}\n')
-    return path
+    return write_config(tmp_path / 'my_segmentor.py', 'seg_map_path', 'PolyLR')
 
 
 def test_segmentor_of_custom_data_builds(my_segmentor):

@@ -110,20 +110,21 @@ def _palette_errors(metainfo: dict, key: str) -> Iterator[ValueError]:
 def _class_count_errors(
     part: dict, dataset_key: str, classes: Sequence[str], key: str = 'model'
 ) -> Iterator[ValueError]:
-    """Every head, but the one of region proposals, has as many classes as the data."""
+    """Heads, but the one of region proposals, and weights of classes fit the classes of the data."""
     if key.endswith('head') and part.get('num_classes', len(classes)) != len(classes):
         yield ValueError(
             f'{key}.num_classes is {part["num_classes"]}, but {dataset_key} has {len(classes)} '
             f'classes, {tuple(classes)}: set num_classes, or metainfo.classes, to match'
         )
-    # A softmax over the classes of a box or a query has one more, for finding nothing.
-    num_weights = len(classes) + (key.endswith('loss_cls') and not part.get('use_sigmoid'))
     weights = part.get('class_weight')
-    if isinstance(weights, list) and len(weights) != num_weights:
-        yield ValueError(
-            f'{key}.class_weight has {len(weights)} numbers, but with the {len(classes)} classes '
-            f'of {dataset_key} there are to be {num_weights}'
-        )
+    if isinstance(weights, list) and key.endswith(('.loss_cls', '.loss_decode')):
+        # A softmax over the classes of a box or a query has one more, for finding nothing.
+        num_weights = len(classes) + (key.endswith('.loss_cls') and not part.get('use_sigmoid'))
+        if len(weights) != num_weights:
+            yield ValueError(
+                f'{key}.class_weight has {len(weights)} numbers, but with the {len(classes)} '
+                f'classes of {dataset_key} there are to be {num_weights}'
+            )
     for name, child in part.items():
         if isinstance(child, dict) and name != 'rpn_head':
             yield from _class_count_errors(child, dataset_key, classes, f'{key}.{name}')

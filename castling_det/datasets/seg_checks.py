@@ -245,7 +245,7 @@ def crop_errors(model: dict, dataset: dict, key: str) -> Iterator[ValueError]:
         for index, transform in enumerate(dataset.get('pipeline', ()))
         if 'crop_size' in transform
     }
-    padded = to_2tuple(model.get('data_preprocessor', {}).get('size'))
+    padded = to_2tuple((model.get('data_preprocessor') or {}).get('size'))
     least, reason = 0, ''
     if model.get('backbone', {}).get('type', '').endswith('CastlingViT'):
         least, reason = PATCH, 'a patch'

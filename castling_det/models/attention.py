@@ -62,8 +62,8 @@ class TokenConv(nn.Conv2d):
     """One filter a head along the flattened tokens, shared by the head's channels.
 
     Its specification is :meth:`nn.Conv2d.forward`, to which heads are the channels and tokens the
-    rows of an image. Here each channel of each head is one, side by side in memory: many tokens
-    take a CPU a third of the time or less (tests/benchmarks/benchmark_token_conv.py).
+    rows of an image. Here each channel of each head is one, side by side in memory, which is
+    faster on a CPU, the more so the more tokens (tests/benchmarks/benchmark_token_conv.py).
 
     Args:
         num_heads (int): H.

@@ -238,6 +238,7 @@ def test_class_weights_of_another_number_of_classes(folder):
     assert report_datasets(cfg, ['train'])[0].errors == []
     queries['loss_cls']['class_weight'].append(0.1)
     pixels['loss_decode']['class_weight'].append(1.0)
+    pixels['loss_edge'] = dict(class_weight=[1.0, 2.0])  # of other classes than the data's
     cfg.model = dict(decode_head=queries, auxiliary_head=pixels)
     first, second = map(str, report_datasets(cfg, ['train'])[0].errors)
     assert 'model.decode_head.loss_cls.class_weight has 5 numbers' in first
