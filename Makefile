@@ -49,7 +49,7 @@ demo-seg: install
 
 # What a new or measured config changes in the configs' READMEs.
 tables: install-dev
-	.venv/bin/python tools/update_tables.py
+	.venv/bin/python tools/studies/update_tables.py
 
 lint: install-dev
 	.venv/bin/python -m ruff check

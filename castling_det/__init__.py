@@ -2,17 +2,18 @@
 
 Importing this package registers everything that needs torch and mmengine alone in mmengine's root
 registries, so that a plain type name works from mmdet, mmseg and mmpretrain configs. The PicoDet
-neck and head need mmdet; ``castling_det.picodet`` registers them.
+neck and head need mmdet; ``castling_det.detection`` registers them.
 """
 
-from .config_bases import know_our_configs
-from .mmcv_ops import add_finder
+from .compat.config_bases import know_our_configs
+from .compat.mmcv_ops import add_finder
 
 know_our_configs()
 add_finder()
 
-from . import hooks, layer_decay, models  # noqa: E402
-from .castle import castle, training_form  # noqa: E402
+from . import hooks, models  # noqa: E402
+from .castling import castle, training_form  # noqa: E402
+from .engine import layer_decay  # noqa: E402, F401  registered
 
 __version__ = '0.1.0'
-__all__ = ['castle', 'hooks', 'layer_decay', 'models', 'training_form', '__version__']
+__all__ = ['castle', 'hooks', 'models', 'training_form', '__version__']

@@ -1,7 +1,8 @@
 """Checkpoints: read without executing what a pickle may hold, compared, and written whole."""
 
 import os
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NoReturn
@@ -13,7 +14,7 @@ from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
-from castling_det.replacing import replacing
+from castling_det.errors import InputError
 
 
 def _statistics_method(owner: Any, name: str) -> Callable:
@@ -48,23 +49,23 @@ def read_checkpoint(filename: str | Path, map_location: str = 'cpu') -> dict[str
         map_location (str): Device of the tensors. Defaults to 'cpu'.
 
     Raises:
-        FileNotFoundError: If the file does not exist.
-        ValueError: If it is not a checkpoint, is damaged, or holds anything but data.
+        InputError: If the file does not exist.
+        InputError: If it is not a checkpoint, is damaged, or holds anything but data.
     """
     filename = Path(filename).expanduser()
     if not filename.is_file():
-        raise FileNotFoundError(f'checkpoint {filename} does not exist')
+        raise InputError(f'checkpoint {filename} does not exist')
     try:
         with torch.serialization.safe_globals(_RUNNER_TYPES):
             checkpoint = torch.load(filename, map_location=map_location, weights_only=True)
     except Exception as error:  # what the unpickler raises on other bytes has no common type
         detail = str(error).rpartition('WeightsUnpickler error: ')[2].strip()
         reason = f'{type(error).__name__}: {detail}'.splitlines()[0]
-        raise ValueError(
+        raise InputError(
             f'{filename} is damaged or holds more than data, and is not read: {reason}'
         ) from error
     if not isinstance(checkpoint, dict):
-        raise ValueError(f'{filename} holds a {type(checkpoint).__name__}, not a checkpoint')
+        raise InputError(f'{filename} holds a {type(checkpoint).__name__}, not a checkpoint')
     return checkpoint
 
 
@@ -84,7 +85,7 @@ def refuse_unsafe_checkpoints() -> None:
     """
 
     def refuse(filename: str, map_location: str | None = None) -> NoReturn:
-        raise ValueError(f'{filename} is not local: download it, check it, and give the file')
+        raise InputError(f'{filename} is not local: download it, check it, and give the file')
 
     for scheme in list(CheckpointLoader._schemes):
         CheckpointLoader.register_scheme(scheme, refuse, force=True)
@@ -112,16 +113,16 @@ def check_fit(
         empty if all do.
 
     Raises:
-        ValueError: If no key fits.
+        InputError: If no key fits.
     """
     theirs = {k.removeprefix('module.'): v for k, v in weights.items() if isinstance(v, Tensor)}
     ours = {k.removeprefix('module.'): v for k, v in model.state_dict().items()}
     if not theirs:
-        raise ValueError(f'{filename} holds no weights, but {", ".join(list(weights)[:5])}')
+        raise InputError(f'{filename} holds no weights, but {", ".join(list(weights)[:5])}')
     shared = theirs.keys() & ours.keys()
     reshaped = [key for key in ours if key in shared and theirs[key].shape != ours[key].shape]
     if len(shared) == len(reshaped):
-        raise ValueError(
+        raise InputError(
             f'{filename} is of another model: none of its {len(theirs)} keys (as '
             f"{next(iter(theirs))}) fits one of the {len(ours)} of the config's model (as "
             f'{next(iter(ours))}); give the config that it was trained with'
@@ -161,6 +162,25 @@ def _count(keys: Set[str]) -> str:
     return f'{len(keys)} ({min(keys)}, ...)' if keys else '0'
 
 
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Write a file under another name, and give it its own when all is written.
+
+    Args:
+        path (Path): The file to be; one that is there stays until then. Folders are made.
+
+    Yields:
+        Path: Where to write, in the same folder and with the same suffix.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f'.unfinished-{path.name}')
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def write_whole(path: str | Path, content: bytes) -> None:
     """Write a file so that its name never stands for a part of it, whatever interrupts.
 
@@ -169,15 +189,15 @@ def write_whole(path: str | Path, content: bytes) -> None:
         content (bytes): All of it.
 
     Raises:
-        ValueError: If it cannot be written; what was at ``path`` is untouched.
+        InputError: If it cannot be written; what was at ``path`` is untouched.
     """
     try:
-        with replacing(Path(path)) as unfinished, unfinished.open('wb') as file:
+        with atomic_write(Path(path)) as unfinished, unfinished.open('wb') as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise ValueError(
+        raise InputError(
             f'{path} cannot be written ({error.strerror}); the files before it are as they were: '
             f'make room or choose another --work-dir, and go on by --resume'
         ) from error
@@ -187,7 +207,7 @@ def require_writable(folder: str | Path) -> None:
     """Make the folder where there is none, and write a file to it and remove it again.
 
     Raises:
-        ValueError: If one of these fails.
+        InputError: If one of these fails.
     """
     probe = Path(folder) / '.writable'
     try:
@@ -195,7 +215,7 @@ def require_writable(folder: str | Path) -> None:
         probe.write_bytes(b'1')
         probe.unlink()
     except OSError as error:
-        raise ValueError(
+        raise InputError(
             f'{folder} cannot be written ({error.strerror}): choose another --work-dir'
         ) from error
 

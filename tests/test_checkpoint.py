@@ -13,12 +13,14 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
 from castling_det.checkpoint import (
+    atomic_write,
     check_fit,
     read_checkpoint,
     refuse_unsafe_checkpoints,
     require_writable,
     write_whole,
 )
+from castling_det.errors import InputError
 
 
 class Malice:
@@ -159,7 +161,7 @@ def test_bare_tensor_is_not_a_checkpoint(tmp_path):
 
 def test_missing_file(tmp_path):
     for path in (tmp_path / 'absent.pth', tmp_path):
-        with pytest.raises(FileNotFoundError, match='does not exist'):
+        with pytest.raises(InputError, match='does not exist'):
             read_checkpoint(path)
 
 
@@ -334,3 +336,22 @@ def test_writable_folder(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(ValueError, match=r'file cannot be written .*--work-dir'):
         require_writable(tmp_path / 'file')
+
+
+def test_file_appears_when_all_is_written(tmp_path):
+    path = tmp_path / 'new' / 'a.txt'
+    with atomic_write(path) as unfinished:
+        unfinished.write_text('one')
+        assert not path.exists()
+    assert path.read_text() == 'one'
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_interrupted_writing_leaves_the_old_file_alone(tmp_path):
+    path = tmp_path / 'a.txt'
+    path.write_text('old')
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as unfinished:
+        unfinished.write_text('ne')
+        raise KeyboardInterrupt
+    assert path.read_text() == 'old'
+    assert list(tmp_path.iterdir()) == [path]

@@ -11,10 +11,10 @@ from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
+from model_zoo import stale_readmes
 
 import castling_det  # noqa: F401  registers types and makes `castling_det::` configs known
-from castling_det.analysis.model_zoo import stale_readmes
-from castling_det.complexity import input_shape
+from castling_det.configs import input_shape
 from castling_det.datasets import CLASSES, PALETTE
 
 ROOT = Path(__file__).parents[1]
@@ -118,7 +118,7 @@ def test_readme_shows_a_config_that_builds(tmp_path):
 
 def test_tables_are_fresh():
     names = [str(readme.relative_to(ROOT)) for readme in stale_readmes(CONFIGS)]
-    assert not names, f'stale tables in {names}: run `python tools/update_tables.py`'
+    assert not names, f'stale tables in {names}: run `python tools/studies/update_tables.py`'
 
 
 def test_inherits_from_the_installed_package(tmp_path):

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
-from castling_det.running.cli import load_config
+from castling_det.engine.cli import load_config
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / 'docs'

@@ -20,7 +20,8 @@ from torch import nn
 import castling_det  # noqa: F401  registers types and makes `castling_det::` configs known
 from castling_det.checkpoint import check_fit
 from castling_det.datasets import CLASSES, PALETTE
-from castling_det.running.config_checks import check_options
+from castling_det.engine.config_checks import check_options
+from castling_det.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / 'configs' / 'castling_mask2former'
@@ -184,7 +185,7 @@ def test_missing_weights_are_an_error():
     """A name with `mae-pre` is not trained from random weights."""
     cfg = Config.fromfile(VIT_B)
     cfg.model.backbone.arch = dict(embed_dims=32, num_heads=1, depths=12)
-    with pytest.raises(FileNotFoundError, match='mae_pretrain_vit_base.pth does not exist'):
+    with pytest.raises(InputError, match='mae_pretrain_vit_base.pth does not exist'):
         MODELS.build(cfg.model.backbone).init_weights()
 
 

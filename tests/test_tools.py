@@ -51,7 +51,7 @@ default_hooks = dict(checkpoint=dict(interval=20))
 randomness = dict(seed=0)
 """
 
-SEG_DEMO = 'castling_mask2former/castling-segformer_levit-nano_1xb16-2000i_shapes-seg-64x512.py'
+SEG_DEMO = 'castling_seg/castling-segformer_levit-nano_1xb16-2000i_shapes-seg-64x512.py'
 
 # The segmentor of the demo likewise, for half a minute.
 SEG_LEAF = """

@@ -18,16 +18,14 @@ from pathlib import Path
 
 os.environ.setdefault('KINETO_LOG_LEVEL', '6')  # the memory profiler announces itself otherwise
 
-import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
-from castling_det import latency
+from castling_det.analysis import latency
 from castling_det.analysis.competitors import (
     PRECISIONS,
     SOFTMAX,
     onnx_competitor,
     torch_competitors,
 )
-from castling_det.complexity import input_shape
-from castling_det.latency import (
+from castling_det.analysis.latency import (
     FORMS,
     ONNX_MODES,
     PARTS,
@@ -37,8 +35,9 @@ from castling_det.latency import (
     Setting,
     Shape,
 )
-from castling_det.replacing import replacing
-from castling_det.running.cli import errors_in_one_sentence, load_config
+from castling_det.checkpoint import atomic_write
+from castling_det.configs import input_shape
+from castling_det.engine.cli import errors_in_one_sentence, load_config
 
 COLUMNS = ('input', 'model', 'median ms', 'p90 ms', 'x first', 'peak MiB', 'of it kept', 'MACs G')
 ROW = '{:>9}  {:{}}  {:>12}  {:>9}  {:>7}  {:>9}  {:>10}  {:>9}'
@@ -161,7 +160,7 @@ def benchmark(args: argparse.Namespace) -> list[list[Measurement]]:
         print('', *verdicts(lines), sep='\n')
     if args.out:
         content = dict(conditions=conditions, measurements=[asdict(m) for m in sum(lines, [])])
-        with replacing(args.out) as unfinished:
+        with atomic_write(args.out) as unfinished:
             unfinished.write_text(json.dumps(content, indent=2))
     return lines
 
@@ -171,7 +170,7 @@ def main() -> None:
     with errors_in_one_sentence():
         lines = benchmark(args)
     if args.plot:
-        with replacing(args.plot) as unfinished:
+        with atomic_write(args.plot) as unfinished:
             latency.plot_latencies(sum(lines, [])).savefig(unfinished, format='png')
 
 

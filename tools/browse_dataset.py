@@ -6,10 +6,9 @@ python tools/browse_dataset.py CONFIG --out-dir samples --split train --num 20
 import argparse
 from pathlib import Path
 
-import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
 from castling_det.datasets.browsing import drawn_samples
-from castling_det.inference.pictures import write_picture
-from castling_det.running.cli import add_config_arguments, errors_in_one_sentence, load_config
+from castling_det.engine.cli import add_config_arguments, errors_in_one_sentence, load_config
+from castling_det.visualization.drawing import write_picture
 
 
 def parse_args() -> argparse.Namespace:

@@ -6,10 +6,10 @@ Writes NAME-castled-xxxxxxxx.pth, the evaluated weights alone, and the config of
 import argparse
 from pathlib import Path
 
-import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
-from castling_det.castle_checkpoint import castle_checkpoint
-from castling_det.complexity import count_forms, input_shape
-from castling_det.running.cli import add_config_arguments, errors_in_one_sentence, load_config
+from castling_det.analysis.complexity import count_forms
+from castling_det.configs import input_shape
+from castling_det.engine.cli import add_config_arguments, errors_in_one_sentence, load_config
+from castling_det.export.castled_checkpoint import castle_checkpoint
 
 
 def parse_args() -> argparse.Namespace:

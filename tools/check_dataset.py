@@ -5,9 +5,8 @@ Prints one report with counts; the exit status is 1 if there is an error in it.
 
 import argparse
 
-import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
 from castling_det.datasets.checks import SPLITS, report_datasets
-from castling_det.running.cli import add_config_arguments, errors_in_one_sentence, load_config
+from castling_det.engine.cli import add_config_arguments, errors_in_one_sentence, load_config
 
 
 def parse_args() -> argparse.Namespace:

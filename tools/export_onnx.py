@@ -2,17 +2,16 @@
 
 python tools/export_onnx.py CONFIG CHECKPOINT --out model.onnx
 
-Beside it stands onnx_runtime.py, which runs it without torch: see docs/shipping.md.
+Beside it stands run_onnx.py, which runs it without torch: see docs/shipping.md.
 """
 
 import argparse
 import logging
 from pathlib import Path
 
-import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
+from castling_det.engine.cli import add_config_arguments, errors_in_one_sentence, load_config
 from castling_det.export.metadata import DECODES
-from castling_det.inference.predictors import TrainedModel
-from castling_det.running.cli import add_config_arguments, errors_in_one_sentence, load_config
+from castling_det.inference.predictor import TrainedModel
 
 
 def parse_args() -> argparse.Namespace:

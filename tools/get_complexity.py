@@ -11,9 +11,9 @@ from itertools import chain
 
 from mmengine.config import DictAction
 
-import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
-from castling_det.complexity import Complexity, count_forms, input_shape
-from castling_det.running.cli import errors_in_one_sentence, load_config
+from castling_det.analysis.complexity import Complexity, count_forms
+from castling_det.configs import input_shape
+from castling_det.engine.cli import errors_in_one_sentence, load_config
 
 Forms = dict[str, Complexity]
 

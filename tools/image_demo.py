@@ -17,11 +17,10 @@ from pathlib import Path
 from mmengine.config import DictAction
 from mmengine.utils import track_iter_progress
 
-import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
+from castling_det.engine.cli import errors_in_one_sentence, load_config
 from castling_det.inference.frames import ImageFiles, open_frames
 from castling_det.inference.pictures import draw_predictions
-from castling_det.inference.predictors import Predictor, TrainedModel
-from castling_det.running.cli import errors_in_one_sentence, load_config
+from castling_det.inference.predictor import Predictor, TrainedModel
 
 
 def parse_args() -> argparse.Namespace:

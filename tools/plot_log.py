@@ -7,8 +7,8 @@ import argparse
 from pathlib import Path
 
 from castling_det.analysis.train_log import plot_logs, read_log
-from castling_det.replacing import replacing
-from castling_det.running.cli import errors_in_one_sentence
+from castling_det.checkpoint import atomic_write
+from castling_det.engine.cli import errors_in_one_sentence
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,7 +31,7 @@ def main() -> None:
     with errors_in_one_sentence():
         logs = {str(run): read_log(run) for run in args.runs}
         figure = plot_logs(logs, args.fields)
-    with replacing(args.out) as unfinished:
+    with atomic_write(args.out) as unfinished:
         figure.savefig(unfinished, format='png')
     print(f'runs drawn: {len(logs)}; see {args.out}')
 

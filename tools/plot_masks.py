@@ -7,7 +7,6 @@ image, for the query marked by a cross.
 import argparse
 from pathlib import Path
 
-import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
 from castling_det.analysis.mask_plots import (
     example_image,
     load_run,
@@ -16,7 +15,7 @@ from castling_det.analysis.mask_plots import (
     read_nonzeros,
 )
 from castling_det.checkpoint import refuse_unsafe_checkpoints
-from castling_det.running.cli import errors_in_one_sentence
+from castling_det.engine.cli import errors_in_one_sentence
 
 
 def parse_args() -> argparse.Namespace:

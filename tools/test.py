@@ -3,22 +3,23 @@
 import argparse
 from pathlib import Path
 
+from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 
-import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
+from castling_det.configs import errors_with_place, task_of
 from castling_det.datasets.checks import check_datasets
-from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
-from castling_det.hooks.training_form_hook import TrainingFormHook
-from castling_det.running.cli import (
+from castling_det.engine.cli import (
     add_config_arguments,
     add_run_arguments,
     errors_in_one_sentence,
     load_run_config,
 )
-from castling_det.running.config_checks import check_checkpoint, check_parts, check_work_dir
-from castling_det.running.distributed import is_first_process, start_processes
-from castling_det.running.test_time_augmentation import add_test_time_augmentation
+from castling_det.engine.config_checks import check_checkpoint, check_parts, check_work_dir
+from castling_det.engine.distributed import is_first_process, start_processes
+from castling_det.engine.test_time_augmentation import add_test_time_augmentation
+from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
+from castling_det.hooks.training_form_hook import TrainingFormHook
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,10 +44,9 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def test(args: argparse.Namespace) -> None:
-    cfg = load_run_config(args)
+def test(cfg: Config, args: argparse.Namespace) -> None:
     check_parts(cfg, 'model', 'test_dataloader', 'test_cfg', 'test_evaluator')
-    is_segmentor = cfg.get('default_scope') == 'mmseg'
+    is_segmentor = task_of(cfg) == 'segmentation'
     if args.out and args.out.endswith(('.pkl', '.pickle')) == is_segmentor:
         is_to = 'be a folder, for label maps' if is_segmentor else 'end in .pkl'
         raise SystemExit(f'error: --out {args.out} is to {is_to}')
@@ -81,7 +81,9 @@ def test(args: argparse.Namespace) -> None:
 def main() -> None:
     args = parse_args()
     with errors_in_one_sentence():
-        test(args)
+        cfg = load_run_config(args)
+        with errors_with_place(cfg):
+            test(cfg, args)
 
 
 if __name__ == '__main__':

@@ -3,26 +3,27 @@
 import argparse
 
 import torch
+from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import find_latest_checkpoint
 
-import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
+from castling_det.configs import errors_with_place
 from castling_det.datasets.checks import check_datasets
-from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
-from castling_det.running.cli import (
+from castling_det.engine.cli import (
     add_config_arguments,
     add_run_arguments,
     errors_in_one_sentence,
     load_run_config,
 )
-from castling_det.running.config_checks import (
+from castling_det.engine.config_checks import (
     check_checkpoint,
     check_input_size,
     check_parts,
     check_work_dir,
 )
-from castling_det.running.distributed import is_first_process, start_processes
-from castling_det.running.dry_run import dry_run
+from castling_det.engine.distributed import is_first_process, start_processes
+from castling_det.engine.dry_run import dry_run
+from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,8 +48,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def train(args: argparse.Namespace) -> None:
-    cfg = load_run_config(args)
+def train(cfg: Config, args: argparse.Namespace) -> None:
     check_parts(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
     if args.resume and args.dry_run:
         raise SystemExit('error: --dry-run starts from the beginning: leave --resume out')
@@ -91,7 +91,9 @@ def train(args: argparse.Namespace) -> None:
 def main() -> None:
     args = parse_args()
     with errors_in_one_sentence():
-        train(args)
+        cfg = load_run_config(args)
+        with errors_with_place(cfg):
+            train(cfg, args)
 
 
 if __name__ == '__main__':

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from castling_det.castle import castle
-from castling_det.complexity import count_complexity
-from castling_det.latency import FORMS, Call, Competitor, Setting, Shape
+from castling_det.analysis.complexity import count_complexity
+from castling_det.analysis.latency import FORMS, Call, Competitor, Setting, Shape
+from castling_det.castling import castle
+from castling_det.configs import build_model, softmax_twin
+from castling_det.errors import InputError
 from castling_det.models.attention import CastlingAttention, MaskedSoftmax, SoftmaxAttention
-from castling_det.models.castling_levit import LogitBias
+from castling_det.models.levit import LogitBias
 
 PRECISIONS = dict(fp32=torch.float32, fp16=torch.float16, bf16=torch.bfloat16)
 CALIBRATION_SHAPE = (128, 128)
@@ -58,10 +58,10 @@ def torch_competitors(
             Defaults to the whole model alone.
 
     Raises:
-        ValueError: If NMS is to be compiled: the number of boxes changes from image to image.
+        InputError: If NMS is to be compiled: the number of boxes changes from image to image.
     """
     if setting.with_nms and 'compile' in modes:
-        raise ValueError('NMS is not compiled: measure it in the mode eager alone')
+        raise InputError('NMS is not compiled: measure it in the mode eager alone')
     competitors, name = [], Path(cfg.filename).stem
     for form, whole in _forms(cfg, forms).items():
         whole.to(setting.device, PRECISIONS[setting.precision])
@@ -81,10 +81,9 @@ def torch_competitors(
 
 
 def _forms(cfg: Config, forms: Sequence[str]) -> dict[str, nn.Module]:
-    def build(model: dict) -> nn.Module:
+    def build(cfg: Config) -> nn.Module:
         torch.manual_seed(0)
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-            built = revert_sync_batchnorm(MODELS.build(model))
+        built = build_model(cfg)
         for module in list(built.modules()):
             if isinstance(module, SoftmaxAttention):
                 module.register_forward_pre_hook(_pad_for_the_fused_kernel)
@@ -94,18 +93,15 @@ def _forms(cfg: Config, forms: Sequence[str]) -> dict[str, nn.Module]:
         _calibrate(built)
         return built
 
-    plain = build(cfg.model)
+    plain = build(cfg)
     if not any(isinstance(module, CastlingAttention) for module in plain.modules()):
         return dict(inference=plain)
-    built = {}
-    for form in forms:
-        if form == 'twin':
-            twin = deepcopy(cfg.model)
-            twin.backbone.attn = dict(type='SoftmaxAttention')
-            built[form] = build(twin)
-        else:
-            built[form] = castle(build(cfg.model)) if form == 'inference' else build(cfg.model)
-    return built
+    made = dict(
+        training=lambda: build(cfg),
+        inference=lambda: castle(build(cfg)),
+        twin=lambda: build(softmax_twin(cfg)),
+    )
+    return {form: made[form]() for form in forms}
 
 
 @torch.no_grad()
@@ -224,17 +220,17 @@ def onnx_competitor(path: Path, mode: str, setting: Setting) -> Competitor:
         setting (Setting): OpenVINO runs on the CPU alone, and computes in its precision.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the runtime is not installed or lacks the device, or if the file has another
+        InputError: If there is no such file.
+        InputError: If the runtime is not installed or lacks the device, or if the file has another
             input than one image.
     """
     if not path.is_file():
-        raise FileNotFoundError(f'ONNX file {path} does not exist')
+        raise InputError(f'ONNX file {path} does not exist')
     open_file = _open_onnxruntime if mode == 'onnxruntime' else _open_openvino
     inputs, run = open_file(path, setting)
     if len(inputs) != 1 or len(inputs[0][1]) != 4:
         described = ', '.join(f'{name} {sizes}' for name, sizes, _ in inputs)
-        raise ValueError(
+        raise InputError(
             f'{path} takes {described}: only one image (B, 3, H, W) can be given to it'
         )
     name, sizes, dtype = inputs[0]
@@ -242,7 +238,7 @@ def onnx_competitor(path: Path, mode: str, setting: Setting) -> Competitor:
     def prepare(shape: Shape) -> Call:
         wanted = (setting.batch, 3, *shape)
         if any(isinstance(a, int) and a != b for a, b in zip(sizes, wanted, strict=True)):
-            raise ValueError(
+            raise InputError(
                 f'{path} takes {name} {sizes}, not {wanted}: export it with dynamic sizes, or '
                 'choose --shape and --batch as the file has them'
             )
@@ -259,13 +255,13 @@ def _open_onnxruntime(path: Path, setting: Setting) -> Opened:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ValueError(
+        raise InputError(
             "the mode onnxruntime needs onnxruntime: pip install 'castling_det[export]'"
         ) from error
     kind = torch.device(setting.device).type
     provider = f'{kind.upper()}ExecutionProvider'
     if provider not in onnxruntime.get_available_providers():
-        raise ValueError(f'this onnxruntime has no {provider}, which device {kind} needs')
+        raise InputError(f'this onnxruntime has no {provider}, which device {kind} needs')
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = setting.threads
     options.inter_op_num_threads = 1
@@ -283,9 +279,9 @@ def _open_openvino(path: Path, setting: Setting) -> Opened:
     try:
         import openvino
     except ImportError as error:
-        raise ValueError('the mode openvino needs openvino: pip install openvino') from error
+        raise InputError('the mode openvino needs openvino: pip install openvino') from error
     if torch.device(setting.device).type != 'cpu':
-        raise ValueError('the mode openvino runs on the CPU: leave --device out')
+        raise InputError('the mode openvino runs on the CPU: leave --device out')
     options = dict(
         INFERENCE_NUM_THREADS=setting.threads,
         INFERENCE_PRECISION_HINT=dict(fp32='f32', fp16='f16', bf16='bf16')[setting.precision],

@@ -11,13 +11,14 @@ import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmengine.registry import DATASETS, DefaultScope
 from torch import Tensor, nn
 
 from castling_det.analysis.train_log import read_log
+from castling_det.castling import castling_attentions
 from castling_det.checkpoint import read_checkpoint, weights_of
-from castling_det.complexity import input_shape
-from castling_det.hooks.castling_hook import castling_attentions
+from castling_det.configs import build_model, input_shape
+from castling_det.errors import InputError
 from castling_det.models.attention import CastlingAttention, Grid
 
 _PREFIX = 'nonzeros/'
@@ -30,7 +31,7 @@ def read_nonzeros(work_dir: str | Path) -> dict[int, dict[str, float]]:
         dict[int, dict[str, float]]: By iteration: ``'ramp'``, and the nonzeros by layer.
 
     Raises:
-        FileNotFoundError: If no run in ``work_dir`` logged any.
+        InputError: If no run in ``work_dir`` logged any.
     """
     logged: dict[int, dict[str, float]] = {}
     for field, (iterations, values) in read_log(Path(work_dir)).items():
@@ -38,7 +39,7 @@ def read_nonzeros(work_dir: str | Path) -> dict[int, dict[str, float]]:
             for iteration, value in zip(iterations.tolist(), values.tolist(), strict=True):
                 logged.setdefault(iteration, {})[field.removeprefix(_PREFIX)] = value
     if not logged:
-        raise FileNotFoundError(
+        raise InputError(
             f'{work_dir} has no */vis_data/scalars.json with {_PREFIX}...: '
             'train with CastlingHook, and with an interval under the number of iterations'
         )
@@ -70,25 +71,24 @@ def load_run(work_dir: str | Path) -> tuple[Config, nn.Module]:
     """Config and last checkpoint (the evaluated weights) of a work dir, as a model in eval mode.
 
     Raises:
-        FileNotFoundError: If the work dir has no config or no checkpoint.
-        ValueError: If it has several configs, or the checkpoint does not fit.
+        InputError: If the work dir has no config or no checkpoint.
+        InputError: If it has several configs, or the checkpoint does not fit.
     """
     work_dir = Path(work_dir)
     configs, last = sorted(work_dir.glob('*.py')), work_dir / 'last_checkpoint'
     if not configs or not last.is_file():
-        raise FileNotFoundError(f'{work_dir} is no work dir: needs a config and last_checkpoint')
+        raise InputError(f'{work_dir} is no work dir: needs a config and last_checkpoint')
     if len(configs) > 1:
         names = ', '.join(config.name for config in configs)
-        raise ValueError(f'{work_dir} holds several configs, leave one: {names}')
+        raise InputError(f'{work_dir} holds several configs, leave one: {names}')
     cfg = Config.fromfile(configs[0])
     checkpoint = work_dir / Path(last.read_text().strip()).name
     weights = weights_of(read_checkpoint(checkpoint))
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
-        model = MODELS.build(cfg.model)
+    model = build_model(cfg)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f'{checkpoint} does not fit {configs[0]}') from error
+        raise InputError(f'{checkpoint} does not fit {configs[0]}') from error
     return cfg, model.eval()
 
 
@@ -103,7 +103,7 @@ def example_image(cfg: Config, file: str | Path | None = None) -> np.ndarray:
         np.ndarray: ``(H, W, 3)``, uint8, BGR.
 
     Raises:
-        FileNotFoundError: If the file is no image that can be read.
+        InputError: If the file is no image that can be read.
     """
     if file is None:
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
@@ -111,7 +111,7 @@ def example_image(cfg: Config, file: str | Path | None = None) -> np.ndarray:
         return first['inputs'].permute(1, 2, 0).numpy()
     image = cv2.imread(str(file))
     if image is None:
-        raise FileNotFoundError(f'{file} is no image that can be read')
+        raise InputError(f'{file} is no image that can be read')
     height, width = input_shape(cfg)
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
@@ -138,7 +138,7 @@ def layer_inputs(model: nn.Module, image: np.ndarray) -> dict[str, LayerInputs]:
         dict[str, LayerInputs]: By name of the layer.
 
     Raises:
-        ValueError: If no attention of the model has an auxiliary branch, or if one has no grid.
+        InputError: If no attention of the model has an auxiliary branch, or if one has no grid.
     """
     seen = {}
 
@@ -148,7 +148,7 @@ def layer_inputs(model: nn.Module, image: np.ndarray) -> dict[str, LayerInputs]:
             given.apply_defaults()
             fields = LayerInputs.__dataclass_fields__
             if given.arguments['q_hw'] is None:
-                raise ValueError(
+                raise InputError(
                     f'{name} is not told its grid (q_hw): nothing to lay over an image'
                 )
             seen[name] = LayerInputs(**{field: given.arguments[field] for field in fields})
@@ -160,7 +160,7 @@ def layer_inputs(model: nn.Module, image: np.ndarray) -> dict[str, LayerInputs]:
         for name, attention in castling_attentions(model)
     ]
     if not handles:
-        raise ValueError(f'{type(model).__name__} has no auxiliary branch: no masks to draw')
+        raise InputError(f'{type(model).__name__} has no auxiliary branch: no masks to draw')
     batch = dict(inputs=[torch.tensor(image).permute(2, 0, 1)], data_samples=None)
     try:
         with torch.no_grad():

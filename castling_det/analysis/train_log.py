@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy import ndarray
 
+from castling_det.errors import InputError
+
 Log = dict[str, tuple[ndarray, ndarray]]
 
 # Of a line, what says when it was written; and what validation writes beside its metrics.
@@ -34,12 +36,12 @@ def read_log(run: Path) -> Log:
         values, float64, both ``(N,)``.
 
     Raises:
-        FileNotFoundError: If there is no log.
-        ValueError: If a line is not json, or if there are no lines.
+        InputError: If there is no log.
+        InputError: If a line is not json, or if there are no lines.
     """
     logs = sorted(run.glob('*/vis_data/scalars.json')) if run.is_dir() else [run]
     if not logs or not logs[0].is_file():
-        raise FileNotFoundError(
+        raise InputError(
             f'{run} is neither a json log nor a work dir with TIMESTAMP/vis_data/scalars.json'
         )
     points: dict[str, dict[int, float]] = {}
@@ -56,7 +58,7 @@ def read_log(run: Path) -> Log:
             for field in line.keys() - _PLACES - (_TIMES if is_metrics else set()):
                 points.setdefault(field, {})[iteration] = line[field]
     if not points:
-        raise ValueError(f'{run} holds no line yet: its training has not logged anything')
+        raise InputError(f'{run} holds no line yet: its training has not logged anything')
     return {
         field: (
             np.array(list(values), dtype=np.int64),
@@ -80,7 +82,7 @@ def _lines(log: Path) -> Iterator[dict]:
             yield json.loads(line)
         except json.JSONDecodeError as error:
             if number < len(lines):
-                raise ValueError(f'{log}, line {number}, is not json: {line[:60]!r}') from error
+                raise InputError(f'{log}, line {number}, is not json: {line[:60]!r}') from error
 
 
 def plot_logs(logs: Mapping[str, Log], patterns: Sequence[str]) -> Figure:
@@ -91,14 +93,14 @@ def plot_logs(logs: Mapping[str, Log], patterns: Sequence[str]) -> Figure:
         patterns (Sequence[str]): Fields to draw, in this order, ``*`` standing for any text.
 
     Raises:
-        ValueError: If no field fits.
+        InputError: If no field fits.
     """
     known = list(dict.fromkeys(field for log in logs.values() for field in log))
     fields = list(
         dict.fromkeys(field for each in patterns for field in known if fnmatch(field, each))
     )
     if not fields:
-        raise ValueError(f'no field fits {" ".join(patterns)}; there are {", ".join(known)}')
+        raise InputError(f'no field fits {" ".join(patterns)}; there are {", ".join(known)}')
     num_columns = min(_NUM_COLUMNS, len(fields))
     num_rows = -(-len(fields) // num_columns)
     figure = Figure(figsize=(4.5 * num_columns, 3 * num_rows + 0.4 * len(logs)), dpi=100)

@@ -14,8 +14,10 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from numpy import ndarray
 
+from castling_det.configs import type_name
 from castling_det.datasets.loading import LoadReadableImage
-from castling_det.inference.pictures import draw, visualizer_for
+from castling_det.errors import InputError
+from castling_det.visualization.drawing import draw, visualizer_for
 
 READABLE_ARGUMENTS = {'type', 'color_type', 'on_error'}
 
@@ -38,20 +40,20 @@ def drawn_samples(cfg: Config, split: str, num: int) -> Iterator[tuple[str, ndar
         ``(H, W, 3)``, uint8, BGR, small ones enlarged, label maps with a legend.
 
     Raises:
-        ValueError: If the config has no such data loader, if the data set is empty, or if an image
+        InputError: If the config has no such data loader, if the data set is empty, or if an image
             cannot be read.
     """
     dataloader = cfg.get(f'{split}_dataloader')
     if dataloader is None:
-        raise ValueError(f'the config has no {split}_dataloader: choose another --split')
+        raise InputError(f'the config has no {split}_dataloader: choose another --split')
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     dataset_cfg = deepcopy(dataloader.dataset)
     if split != 'train' and 'pipeline' in dataset_cfg:
-        dataset_cfg.pipeline.sort(key=lambda transform: not transform.type.startswith('Load'))
+        dataset_cfg.pipeline.sort(key=lambda transform: not type_name(transform).startswith('Load'))
     _name_what_is_unreadable(dataset_cfg)
     dataset = DATASETS.build(dataset_cfg)
     if not len(dataset):
-        raise ValueError(f'{split}_dataloader.dataset is empty: {dataset_cfg.get("ann_file")}')
+        raise InputError(f'{split}_dataloader.dataset is empty: {dataset_cfg.get("ann_file")}')
     for index in np.linspace(0, len(dataset) - 1, min(num, len(dataset)), dtype=int).tolist():
         sample = dataset[index]
         image = sample['inputs'].permute(1, 2, 0).numpy().clip(0, 255).astype(np.uint8)
@@ -73,7 +75,7 @@ def _name_what_is_unreadable(node: object) -> None:
             _name_what_is_unreadable(child)
     if not isinstance(node, dict):
         return
-    name = str(node.get('type')).rpartition('.')[2]
+    name = type_name(node)
     given = {key for key, value in node.items() if value}
     if name in ('LoadImageFromFile', LoadReadableImage.__name__) and given <= READABLE_ARGUMENTS:
         color_type = node.get('color_type', 'color')

@@ -9,10 +9,11 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, DefaultScope
 
+from castling_det.configs import type_name, unwrap
 from castling_det.datasets.coco_checks import check_coco
 from castling_det.datasets.report import DatasetReport
 from castling_det.datasets.seg_checks import check_segmentation, crop_errors
-from castling_det.datasets.wrappers import unwrap
+from castling_det.errors import InputError
 
 SPLITS = ('train', 'val', 'test')
 
@@ -32,8 +33,8 @@ def check_datasets(
         list[DatasetReport]: As of :func:`report_datasets`, all without errors.
 
     Raises:
-        FileNotFoundError: If annotations or images are missing.
-        ValueError: If something else is wrong, with the data or with how the model takes them, or
+        InputError: If annotations or images are missing.
+        InputError: If something else is wrong, with the data or with how the model takes them, or
             if no split has a data set; one sentence with file, key and remedy.
     """
     reports = report_datasets(cfg, splits, decode)
@@ -55,11 +56,11 @@ def report_datasets(
     Arguments are those of :func:`check_datasets`.
 
     Raises:
-        ValueError: If no split has a data set.
+        InputError: If no split has a data set.
     """
     if not any((cfg.get(f'{split}_dataloader') or {}).get('dataset') for split in splits):
         loaders = ' or '.join(f'{split}_dataloader.dataset' for split in splits)
-        raise ValueError(f'config {cfg.filename} has no {loaders}: there is nothing to check')
+        raise InputError(f'config {cfg.filename} has no {loaders}: there is nothing to check')
     checked: list[tuple[ConfigDict, DatasetReport]] = []
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or ConfigDict()
@@ -76,8 +77,8 @@ def report_datasets(
 
 
 def _report(cfg: Config, dataset: ConfigDict, key: str, decode: bool) -> DatasetReport:
-    name = dataset.type if isinstance(dataset.type, str) else dataset.type.__name__
-    check = CHECKS.get(name.rpartition('.')[2])
+    name = type_name(dataset)
+    check = CHECKS.get(name)
     report = DatasetReport(str(dataset.get('ann_file', name)), [key])
     model = cfg.get('model', {})
     report.errors += crop_errors(model, dataset, key)
@@ -97,11 +98,11 @@ def _report(cfg: Config, dataset: ConfigDict, key: str, decode: bool) -> Dataset
     return report
 
 
-def _palette_errors(metainfo: dict, key: str) -> Iterator[ValueError]:
+def _palette_errors(metainfo: dict, key: str) -> Iterator[InputError]:
     """A palette has a colour for each class; one from a base config may be another data set's."""
     classes, palette = metainfo.get('classes'), metainfo.get('palette')
     if palette and classes and not isinstance(classes, str) and len(palette) != len(classes):
-        yield ValueError(
+        yield InputError(
             f'{key}.metainfo has {len(classes)} classes and a palette of {len(palette)} colours, '
             'perhaps of its base: write metainfo=dict(_delete_=True, classes=...)'
         )
@@ -109,10 +110,10 @@ def _palette_errors(metainfo: dict, key: str) -> Iterator[ValueError]:
 
 def _class_count_errors(
     part: dict, dataset_key: str, classes: Sequence[str], key: str = 'model'
-) -> Iterator[ValueError]:
-    """Heads, but the one of region proposals, and weights of classes fit the classes of the data."""
+) -> Iterator[InputError]:
+    """Heads, region proposals apart, and weights of classes fit the classes of the data."""
     if key.endswith('head') and part.get('num_classes', len(classes)) != len(classes):
-        yield ValueError(
+        yield InputError(
             f'{key}.num_classes is {part["num_classes"]}, but {dataset_key} has {len(classes)} '
             f'classes, {tuple(classes)}: set num_classes, or metainfo.classes, to match'
         )
@@ -121,7 +122,7 @@ def _class_count_errors(
         # A softmax over the classes of a box or a query has one more, for finding nothing.
         num_weights = len(classes) + (key.endswith('.loss_cls') and not part.get('use_sigmoid'))
         if len(weights) != num_weights:
-            yield ValueError(
+            yield InputError(
                 f'{key}.class_weight has {len(weights)} numbers, but with the {len(classes)} '
                 f'classes of {dataset_key} there are to be {num_weights}'
             )
@@ -135,13 +136,13 @@ def _check_coco(
 ) -> DatasetReport:
     classes = dataset.metainfo['classes']
     if isinstance(classes, str):
-        error = ValueError(
+        error = InputError(
             f'{key}.metainfo.classes is {classes!r}, a text and no existing file of names: write '
             f'a tuple, which for one class is ({classes!r},)'
         )
         return DatasetReport(dataset.ann_file, [key], errors=[error])
     if 'img' not in dataset.data_prefix:
-        error = ValueError(f"{key}.data_prefix has no img: write dict(img='folder/of/images/')")
+        error = InputError(f"{key}.data_prefix has no img: write dict(img='folder/of/images/')")
         return DatasetReport(dataset.ann_file, [key], errors=[error])
     return check_coco(
         dataset.ann_file,
@@ -175,7 +176,7 @@ def _check_evaluators(cfg: Config, split: str, reports: list[DatasetReport]) -> 
         if read and ann_file and os.path.abspath(ann_file) not in sources:
             key, report = next(iter(read.items()))
             report.errors.append(
-                ValueError(
+                InputError(
                     f'{split}_evaluator.ann_file is {ann_file}, but {key} reads {report.source}: '
                     'set both to the same file'
                 )

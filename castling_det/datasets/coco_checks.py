@@ -9,6 +9,7 @@ from pathlib import Path
 
 from castling_det.datasets.image_files import decoding_errors, first_five, missing_files
 from castling_det.datasets.report import DatasetReport
+from castling_det.errors import InputError
 
 REQUIRED = {  # what mmdet's CocoDataset and pycocotools read
     'images': ('id', 'file_name', 'width', 'height'),
@@ -64,7 +65,7 @@ def check_coco(
     report = DatasetReport(str(ann_file), [key])
     try:
         images, annotations, categories = _read(Path(ann_file), key, test_mode)
-    except (ValueError, FileNotFoundError) as error:
+    except InputError as error:
         report.errors.append(error)
         return report
     report.images = len(images)
@@ -75,9 +76,9 @@ def check_coco(
         *_class_errors(categories, classes, key),
         *_count_boxes(report, images, annotations, categories, classes, test_mode),
     ]
-    report.errors += [ValueError(f'{ann_file}: {error}') for error in errors]
+    report.errors += [InputError(f'{ann_file}: {error}') for error in errors]
     if not report.errors and report.images == report.empty_images:
-        report.errors.append(ValueError(f'{ann_file}: {_why_nothing_is_left(report)}'))
+        report.errors.append(InputError(f'{ann_file}: {_why_nothing_is_left(report)}'))
     absent = set(classes) - {category['name'] for category in categories}
     if 0 < len(absent) < len(classes):
         report.warnings.append(f'`categories` lacks {sorted(absent)} of {key}.metainfo.classes')
@@ -86,7 +87,7 @@ def check_coco(
     missing = missing_files(Path(image_folder), sizes)
     if missing:
         report.errors.append(
-            FileNotFoundError(
+            InputError(
                 f'{len(missing)} of {len(sizes)} images of {ann_file} are missing in '
                 f'{image_folder} ({first_five(missing)}): copy them there, or set '
                 f'{key}.data_prefix.img to the folder that has them'
@@ -102,27 +103,27 @@ def check_coco(
 def _read(ann_file: Path, key: str, test_mode: bool) -> tuple[list[dict], list[dict], list[dict]]:
     """Images, annotations and categories, each entry with the required keys."""
     if not ann_file.is_file():
-        raise FileNotFoundError(
+        raise InputError(
             f'annotation file {ann_file} does not exist: set {key}.ann_file and {key}.data_root'
         )
     content = ann_file.read_bytes()
     remedy = f'write it again, or set {key}.ann_file to another file'
     if not content.strip():
-        raise ValueError(f'annotation file {ann_file} is empty ({len(content)} bytes): {remedy}')
+        raise InputError(f'annotation file {ann_file} is empty ({len(content)} bytes): {remedy}')
     if content.startswith(BOM_UTF8):
-        raise ValueError(
+        raise InputError(
             f'{ann_file} begins with a byte order mark, at which pycocotools stops: save it as '
             f'UTF-8 without one, or set {key}.ann_file to another file'
         )
     try:
         content = json.loads(content.decode())
     except ValueError as error:
-        raise ValueError(f'{ann_file} is not JSON ({error}): {remedy}') from error
+        raise InputError(f'{ann_file} is not JSON ({error}): {remedy}') from error
     if not isinstance(content, dict):
-        raise ValueError(f'{ann_file} holds a {type(content).__name__}, no COCO format: {remedy}')
+        raise InputError(f'{ann_file} holds a {type(content).__name__}, no COCO format: {remedy}')
     lacking = [part for part in REQUIRED if not isinstance(content.get(part), list)]
     if lacking:
-        raise ValueError(
+        raise InputError(
             f'{ann_file} lacks the list `{"`, `".join(lacking)}` of the COCO format: {remedy}'
         )
     for part, names in REQUIRED.items():
@@ -130,14 +131,14 @@ def _read(ann_file: Path, key: str, test_mode: bool) -> tuple[list[dict], list[d
             names = (*names, 'iscrowd')  # pycocotools counts on it in evaluation alone
         strange = [n for n, entry in enumerate(content[part]) if not isinstance(entry, dict)]
         if strange:
-            raise ValueError(
+            raise InputError(
                 f'{ann_file}: {len(strange)} of {len(content[part])} entries of `{part}` are no '
                 f'objects {{...}} (positions {first_five(strange)}): {remedy}'
             )
         for name in names:
             without = [n for n, entry in enumerate(content[part]) if name not in entry]
             if without:
-                raise ValueError(
+                raise InputError(
                     f'{ann_file}: {len(without)} of {len(content[part])} entries of `{part}` lack '
                     f'`{name}` (positions {first_five(without)}): {remedy}'
                 )
@@ -145,13 +146,13 @@ def _read(ann_file: Path, key: str, test_mode: bool) -> tuple[list[dict], list[d
     images, annotations, categories = (content[part] for part in REQUIRED)
     sizeless = [image['id'] for image in images if not _has_size(image)]
     if sizeless:
-        raise ValueError(
+        raise InputError(
             f'{ann_file}: `width` and `height` of {len(sizeless)} images are not positive numbers '
             f'(id {first_five(sizeless)}): write the sizes of the files'
         )
     boxless = [annotation['id'] for annotation in annotations if not _has_box(annotation)]
     if boxless:
-        raise ValueError(
+        raise InputError(
             f'{ann_file}: `bbox` and `area` of {len(boxless)} annotations are not four finite '
             f'numbers and one (id {first_five(boxless)}): write `bbox` as [x, y, width, height]'
         )
@@ -163,7 +164,7 @@ def _check_kinds(ann_file: Path, part: str, entries: list[dict], names: Sequence
         kind, words = KINDS[name]
         wrong = [entry[name] for entry in entries if not isinstance(entry[name], kind)]
         if wrong:
-            raise ValueError(
+            raise InputError(
                 f'{ann_file}: `{name}` of {len(wrong)} of {len(entries)} entries of `{part}` is '
                 f'not {words} ({first_five(map(json.dumps, wrong))}): write it as {words}'
             )

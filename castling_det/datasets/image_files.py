@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from castling_det.datasets.loading import LoadReadableImage
+from castling_det.errors import InputError
 
 ADVICE = {
     'unreadable': (
@@ -47,7 +48,7 @@ def missing_files(folder: Path, names: Iterable[str]) -> list[str]:
 
 def decoding_errors(
     folder: Path, sizes: Mapping[str, tuple[int, int]], color_type: str
-) -> Iterator[ValueError]:
+) -> Iterator[InputError]:
     """Decode images, and yield one error for each kind of trouble.
 
     Args:
@@ -62,7 +63,7 @@ def decoding_errors(
         image = dict(img_path=str(folder / name))
         try:
             height, width = loading(image)['img_shape']
-        except ValueError:
+        except InputError:
             return 'unreadable', name
         if (width, height) == sizes[name]:
             return None
@@ -78,6 +79,6 @@ def decoding_errors(
         for found in filter(None, pool.map(trouble, sizes)):
             troubles[found[0]].append(found[1])
     for kind, files in troubles.items():
-        yield ValueError(
+        yield InputError(
             f'{len(files)} of {len(sizes)} images in {folder} {ADVICE[kind]} ({first_five(files)})'
         )

@@ -12,6 +12,8 @@ from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
 from torch.utils.data import get_worker_info
 
+from castling_det.errors import InputError
+
 
 @TRANSFORMS.register_module()
 class LoadReadableImage(LoadImageFromFile):
@@ -30,12 +32,12 @@ class LoadReadableImage(LoadImageFromFile):
             stored, whatever EXIF says. Defaults to 'color'.
 
     Raises:
-        ValueError: If ``on_error`` is neither, or if it is 'raise' and an image cannot be read.
+        InputError: If ``on_error`` is neither, or if it is 'raise' and an image cannot be read.
     """
 
     def __init__(self, on_error: str = 'raise', color_type: str = 'color') -> None:
         if on_error not in ('raise', 'skip'):
-            raise ValueError(f"LoadReadableImage: on_error is 'raise' or 'skip', not {on_error!r}")
+            raise InputError(f"LoadReadableImage: on_error is 'raise' or 'skip', not {on_error!r}")
         super().__init__(color_type=color_type)
         self.on_error = on_error
         self.skipped: set[str] = set()
@@ -47,7 +49,7 @@ class LoadReadableImage(LoadImageFromFile):
         except (AssertionError, OSError, cv2.error) as error:  # the parent asserts what it decoded
             filename = results['img_path']
             if self.on_error == 'raise':
-                raise ValueError(
+                raise InputError(
                     f'{filename} is missing, damaged or not an image: mend it, or take it out of '
                     "the annotations, or train without it by LoadReadableImage(on_error='skip')"
                 ) from error

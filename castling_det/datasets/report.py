@@ -3,6 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from castling_det.errors import InputError
+
 
 @dataclass
 class DatasetReport:
@@ -25,7 +27,7 @@ class DatasetReport:
     empty_images: int = 0
     boxes: Counter[str] = field(default_factory=Counter)
     crowd: int = 0
-    errors: list[ValueError | FileNotFoundError] = field(default_factory=list)
+    errors: list[InputError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:

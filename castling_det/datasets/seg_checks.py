@@ -12,9 +12,11 @@ from mmengine.utils import to_2tuple
 from numpy import ndarray
 from PIL import Image, UnidentifiedImageError
 
+from castling_det.configs import type_name
 from castling_det.datasets.image_files import first_five, missing_files
 from castling_det.datasets.loading import LoadReadableImage
 from castling_det.datasets.report import DatasetReport
+from castling_det.errors import InputError
 
 SAMPLE = 32  # label maps that are read before every training
 PATCH = 16  # of CastlingViT, in pixels
@@ -82,14 +84,14 @@ def check_segmentation(
     for name, folder in folders.items():
         if not folder or not Path(folder).is_dir():
             report.errors.append(
-                FileNotFoundError(
+                InputError(
                     f'folder {folder} does not exist: set {key}.data_root and '
                     f'{key}.data_prefix.{name}'
                 )
             )
     if dataset.ann_file and not Path(dataset.ann_file).exists():
         report.errors.append(
-            FileNotFoundError(f'list {dataset.ann_file} does not exist: set {key}.ann_file')
+            InputError(f'list {dataset.ann_file} does not exist: set {key}.ann_file')
         )
     if report.errors:
         return report
@@ -97,7 +99,7 @@ def check_segmentation(
     report.images = len(samples)
     if not samples:
         report.errors.append(
-            ValueError(
+            InputError(
                 f'{folders["img_path"]} holds no *{dataset.img_suffix}: set {key}.img_suffix or '
                 f'{key}.data_prefix.img_path'
             )
@@ -124,7 +126,7 @@ def _complete_pairs(
     for name, what in (('img_path', 'images'), ('seg_map_path', 'label maps')):
         if missing[name]:
             report.errors.append(
-                FileNotFoundError(
+                InputError(
                     f'{len(missing[name])} of {len(samples)} {what} are missing in '
                     f'{folders[name]} ({first_five(sorted(missing[name]))}): copy them there, or '
                     f'set {key}.data_prefix.{name} to the folder that has them, and '
@@ -148,7 +150,7 @@ def _complete_pairs(
 
 def _read(
     report: LabelReport, pairs: list[tuple[Path, Path]], color_type: str
-) -> Iterator[ValueError]:
+) -> Iterator[InputError]:
     """Fill the counts of ``report``; yield one error for each kind of trouble."""
     load = LoadReadableImage(color_type=color_type)
 
@@ -163,7 +165,7 @@ def _read(
             return 'unreadable label map', labels.name
         try:
             height, width = load(dict(img_path=str(image)))['img_shape']
-        except ValueError:
+        except InputError:
             return 'unreadable image', image.name
         if numbers.shape != (height, width):
             theirs = 'x'.join(map(str, numbers.shape[::-1]))
@@ -181,7 +183,7 @@ def _read(
                 report.pixels.update({number: int(found[number]) for number in numbers})
     for kind, files in troubles.items():
         where = pairs[0][0].parent if kind == 'unreadable image' else report.source
-        yield ValueError(
+        yield InputError(
             f'{where}: {len(files)} of the {len(pairs)} read {ADVICE[kind]} ({first_five(files)})'
         )
 
@@ -207,7 +209,7 @@ def _check_numbers(report: LabelReport, dataset: BaseDataset, key: str) -> None:
                 f'1, set {key}.reduce_zero_label=True'
             )
         report.errors.append(
-            ValueError(
+            InputError(
                 f'{report.source}: the label maps hold {first_five(wrong)}, which are no class: '
                 f'{len(classes)} classes are {min(classes)} to {max(classes)} with '
                 f'reduce_zero_label={bool(first)}, {dataset.ignore_index} is ignored; {remedy}'
@@ -229,7 +231,7 @@ def _check_numbers(report: LabelReport, dataset: BaseDataset, key: str) -> None:
         )
 
 
-def crop_errors(model: dict, dataset: dict, key: str) -> Iterator[ValueError]:
+def crop_errors(model: dict, dataset: dict, key: str) -> Iterator[InputError]:
     """What is wrong with the crops of a data set, as its model takes them.
 
     A plain ViT needs a whole patch, or two where a pyramid halves its map; mmseg fills a crop that
@@ -247,7 +249,7 @@ def crop_errors(model: dict, dataset: dict, key: str) -> Iterator[ValueError]:
     }
     padded = to_2tuple((model.get('data_preprocessor') or {}).get('size'))
     least, reason = 0, ''
-    if model.get('backbone', {}).get('type', '').endswith('CastlingViT'):
+    if type_name(model.get('backbone', {})) == 'CastlingViT':
         least, reason = PATCH, 'a patch'
         if model.get('neck'):
             least, reason = 2 * PATCH, 'the two patches that the coarsest level of a pyramid needs'
@@ -258,9 +260,9 @@ def crop_errors(model: dict, dataset: dict, key: str) -> Iterator[ValueError]:
     for place, size in (sizes | windows).items():
         said = f'{place}: {size[1]}x{size[0]} px'
         if min(size) < least:
-            yield ValueError(f'{said} is smaller than {reason}: use sides of at least {least} px')
+            yield InputError(f'{said} is smaller than {reason}: use sides of at least {least} px')
         elif place in sizes and None not in padded and tuple(size) != tuple(padded):
-            yield ValueError(
+            yield InputError(
                 f'{said} is not the {padded[1]}x{padded[0]} px of model.data_preprocessor.size, to '
                 'which training images are filled up: set both to the same'
             )

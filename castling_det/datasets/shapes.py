@@ -12,6 +12,7 @@ import numpy as np
 from numpy import ndarray
 
 from castling_det.datasets.scenes import CLASSES, Instance, Size, render_scene
+from castling_det.errors import InputError
 
 SPLITS = ('train', 'val')
 FORMAT_VERSION = 2
@@ -51,7 +52,7 @@ def write_shapes(
         bool: True if the data set was written, False if it was there and is kept.
 
     Raises:
-        FileExistsError: If ``root`` is a data set with other parameters and ``overwrite`` is False,
+        InputError: If ``root`` is a data set with other parameters and ``overwrite`` is False,
             or if it is anything else.
     """
     root = Path(root)
@@ -86,12 +87,12 @@ def _is_kept(root: Path, parameters: dict, overwrite: bool) -> bool:
     """Whether the folder is the data set wanted; raise if it is not, and may not be replaced."""
     record = root / 'shapes.json'
     if not record.is_file():
-        raise FileExistsError(f'{root} exists and is not a shapes data set: choose another folder')
+        raise InputError(f'{root} exists and is not a shapes data set: choose another folder')
     if overwrite:
         return False
     found = json.loads(record.read_text())
     if found != parameters:
-        raise FileExistsError(
+        raise InputError(
             f'{root} holds shapes with other parameters: choose another folder, or overwrite.\n'
             f'found  {found}\nwanted {parameters}'
         )

@@ -12,6 +12,7 @@ from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor
 from torch.nn import functional as F
 
+from castling_det.errors import InputError
 from castling_det.export.graph import Graph
 
 Run = Callable[[Tensor], Sequence[Tensor]]
@@ -137,7 +138,7 @@ def check(
         out (Path): The file's name, for the message.
 
     Raises:
-        ValueError: If they differ by more than is allowed.
+        InputError: If they differ by more than is allowed.
     """
     kind = LabelAgreement if hasattr(trained, 'logits') else BoxAgreement
     allowed = kind.allowed[precision]
@@ -149,7 +150,7 @@ def check(
         image = F.interpolate(image, size, mode='bicubic').clamp(0, 255)
         found = kind.measure(run, trained, image)
         if found.worst(allowed) != allowed:
-            raise ValueError(
+            raise InputError(
                 f'{out} is not written: for {batch} images of {size[0]}x{size[1]} px it differs '
                 f'from torch, {found}; allowed: {allowed}'
             )

@@ -4,8 +4,9 @@ import torch
 from mmdet.models import SingleStageDetector
 from torch import Tensor
 
+from castling_det.detection import PicoHead
+from castling_det.errors import InputError
 from castling_det.export.graph import Graph
-from castling_det.picodet import PicoHead
 
 
 class DetectorGraph(Graph):
@@ -16,13 +17,13 @@ class DetectorGraph(Graph):
         decodes (bool): Boxes and scores, or the head's maps.
 
     Raises:
-        ValueError: If the head is another one, or images are not normalised as RGB.
+        InputError: If the head is another one, or images are not normalised as RGB.
     """
 
     def __init__(self, detector: SingleStageDetector, decodes: bool) -> None:
         head, preprocessor = getattr(detector, 'bbox_head', None), detector.data_preprocessor
         if not isinstance(head, PicoHead):
-            raise ValueError(
+            raise InputError(
                 f'only detectors with PicoHead are exported, not {type(detector).__name__} with '
                 f'{type(head).__name__}'
             )

@@ -1,14 +1,9 @@
 """What detectors and segmentors in files have in common: RGB pixels in, a network that ships."""
 
-from copy import deepcopy
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castling_det.castle import castle, fold_batch_norms
-from castling_det.export.adaptive_pool import open_adaptive_pools
-from castling_det.export.pixel_decoder import open_pixel_decoders
-from castling_det.models.attention import CastlingAttention
+from castling_det.errors import InputError
 
 EXAMPLE_SHAPE = (2, 3, 135, 203)  # nothing divides evenly: sizes that do can look like fixed ones
 
@@ -26,7 +21,7 @@ class Graph(nn.Module):
         pad_value (float): Of normalised pixels.
 
     Raises:
-        ValueError: If images are not normalised as RGB.
+        InputError: If images are not normalised as RGB.
     """
 
     outputs: dict[str, tuple[str, ...]]
@@ -37,7 +32,7 @@ class Graph(nn.Module):
         super().__init__()
         preprocessor = model.data_preprocessor
         if not (preprocessor._channel_conversion and preprocessor._enable_normalize):
-            raise ValueError(
+            raise InputError(
                 'files take RGB pixels: model.data_preprocessor needs mean, std and bgr_to_rgb=True'
             )
         self.model, self.decodes = model, decodes
@@ -59,34 +54,3 @@ class Graph(nn.Module):
         right, bottom = -width % self.pad_size_divisor, -height % self.pad_size_divisor
         x = F.pad(x, (0, right, 0, bottom), value=self.pad_value)
         return x.to(next(self.model.parameters()).dtype)
-
-
-def graphs(model: nn.Module, decodes: bool, half: bool) -> tuple[Graph, Graph]:
-    """The model as it was trained, in float32, and what is shipped of it; both are copies.
-
-    What is shipped is castled, with its batch norms folded.
-
-    Args:
-        model (nn.Module): Detector or segmentor in eval mode.
-        decodes (bool): See :class:`Graph`.
-        half (bool): Weights and activations of what is shipped in float16; linear-angular attention
-            computes its norms and sums in float32 by itself.
-
-    Raises:
-        ValueError: If files of such models are not made.
-    """
-    if hasattr(model, 'decode_head'):
-        from castling_det.export.segmentor_graph import SegmentorGraph as Kind
-    else:
-        from castling_det.export.detector_graph import DetectorGraph as Kind
-    trained = Kind(deepcopy(model), decodes).eval().requires_grad_(False)
-    shipped = deepcopy(trained)
-    if any(isinstance(module, CastlingAttention) for module in shipped.modules()):
-        castle(shipped, fold_bn=True)
-    else:
-        fold_batch_norms(shipped)
-    open_adaptive_pools(shipped)
-    open_pixel_decoders(shipped)
-    if half:
-        shipped.model.half()
-    return trained, shipped

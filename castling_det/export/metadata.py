@@ -9,18 +9,14 @@ from mmengine.config import Config, ConfigDict
 from torch import nn
 
 import castling_det
-from castling_det.complexity import input_shape
-from castling_det.inference.predictors import TrainedModel
+from castling_det.configs import input_shape, task_of, type_name
+from castling_det.errors import InputError
+from castling_det.inference.predictor import TrainedModel
 from castling_det.provenance import source_commit
 
 # How far files go, by task; the first is what one gets without asking.
 DECODES = dict(detection=('boxes', 'nms', 'raw'), segmentation=('labels', 'raw'))
 INTERPOLATIONS = ('bilinear', 'bicubic')
-
-
-def task_of(model: nn.Module) -> str:
-    """Key of ``DECODES``."""
-    return 'segmentation' if hasattr(model, 'decode_head') else 'detection'
 
 
 def describe(
@@ -36,12 +32,12 @@ def describe(
             the test pipeline's.
 
     Raises:
-        ValueError: If the runtime could not do what the config's test does.
+        InputError: If the runtime could not do what the config's test does.
     """
-    task = task_of(trained.model)
+    task = task_of(trained.model.cfg)
     decode = decode or DECODES[task][0]
     if decode not in DECODES[task]:
-        raise ValueError(f'decode of {task} is one of {", ".join(DECODES[task])}, not {decode!r}')
+        raise InputError(f'decode of {task} is one of {", ".join(DECODES[task])}, not {decode!r}')
     cfg, preprocessor = trained.model.cfg, trained.model.data_preprocessor
     classes = list(trained.dataset_meta['classes'])
     palette = get_palette(trained.dataset_meta.get('palette'), len(classes))
@@ -66,7 +62,7 @@ def describe(
     )
     if task == 'segmentation':
         if trained.model.decode_head.align_corners:
-            raise ValueError('onnx_runtime.py interpolates logits as with align_corners=False')
+            raise InputError('run_onnx.py interpolates logits as with align_corners=False')
         return described
     return described | _suppression(trained.model.test_cfg)
 
@@ -82,7 +78,7 @@ def _suppression(test_cfg: ConfigDict) -> dict[str, float]:
     """Of boxes."""
     nms = test_cfg.get('nms')
     if nms is None or nms.get('type', 'nms') != 'nms' or nms.get('class_agnostic', False):
-        raise ValueError(f'files know class-wise greedy NMS, but the config has {nms}')
+        raise InputError(f'files know class-wise greedy NMS, but the config has {nms}')
     return dict(
         score_thr=test_cfg.score_thr,
         iou_threshold=nms.iou_threshold,
@@ -93,7 +89,7 @@ def _suppression(test_cfg: ConfigDict) -> dict[str, float]:
 def _resize(cfg: Config) -> dict:
     """The one step by which the config's test changes an image."""
     steps = get_test_pipeline_cfg(cfg)
-    names = [step['type'].rpartition('.')[2] for step in steps]
+    names = [type_name(step) for step in steps]
     changing = [
         step
         for step, name in zip(steps, names, strict=True)
@@ -106,8 +102,8 @@ def _resize(cfg: Config) -> dict:
         or changing[0].get('interpolation', 'bilinear') not in INTERPOLATIONS
         or changing[0].get('backend', 'cv2') != 'cv2'
     ):
-        raise ValueError(
-            f'{cfg.filename}: onnx_runtime.py prepares images by one Resize to a scale, as '
+        raise InputError(
+            f'{cfg.filename}: run_onnx.py prepares images by one Resize to a scale, as '
             f'OpenCV does it, {" or ".join(INTERPOLATIONS)}, but test_dataloader.dataset.pipeline '
             f'has {changing}'
         )

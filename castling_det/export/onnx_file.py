@@ -17,13 +17,14 @@ except ImportError as error:
     ) from error
 
 import castling_det
+from castling_det.checkpoint import atomic_write
 from castling_det.export.agreement import Agreement, Run, check
-from castling_det.export.graph import Graph, graphs
+from castling_det.export.build import graphs
+from castling_det.export.graph import Graph
 from castling_det.export.metadata import describe
 from castling_det.export.program import trace
-from castling_det.inference import onnx_runtime
-from castling_det.inference.predictors import TrainedModel
-from castling_det.replacing import replacing
+from castling_det.inference import run_onnx
+from castling_det.inference.predictor import TrainedModel
 
 OPSET = 18
 
@@ -35,7 +36,7 @@ def export_onnx(
     half: bool = False,
     shape: tuple[int, int] | None = None,
 ) -> Agreement:
-    """Write a model as an ONNX file (opset 18), and beside it ``onnx_runtime.py``, to run it.
+    """Write a model as an ONNX file (opset 18), and beside it ``run_onnx.py``, to run it.
 
     Args:
         trained_model (TrainedModel): Detector or segmentor; it is left as it is.
@@ -46,14 +47,14 @@ def export_onnx(
             or 'raw' logits ``(B, classes, H, W)``, both as large as the image.
         half (bool): Weights and activations in float16; the image, normalisation, the norms and
             sums of linear-angular attention, scores and decoding in float32. Defaults to False.
-        shape (tuple[int, int], optional): Height and width that ``onnx_runtime.py`` resizes images
+        shape (tuple[int, int], optional): Height and width that ``run_onnx.py`` resizes images
             to. Defaults to the test pipeline's.
 
     Returns:
         Agreement: Of the file with torch, before NMS.
 
     Raises:
-        ValueError: If the model cannot be exported, or if the file does not agree with torch;
+        InputError: If the model cannot be exported, or if the file does not agree with torch;
             nothing is written then.
     """
     metadata = describe(trained_model, decode, half, shape)
@@ -68,10 +69,10 @@ def export_onnx(
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
     model.producer_name, model.producer_version = 'castling_det', castling_det.__version__
     onnx.checker.check_model(model, full_check=True)
-    with replacing(out) as unfinished:
+    with atomic_write(out) as unfinished:
         onnx.save(model, unfinished)
-    runtime = Path(onnx_runtime.__file__)
-    with replacing(out.with_name(runtime.name)) as unfinished:
+    runtime = Path(run_onnx.__file__)
+    with atomic_write(out.with_name(runtime.name)) as unfinished:
         shutil.copyfile(runtime, unfinished)
     return agreement
 

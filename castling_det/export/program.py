@@ -7,11 +7,14 @@ from pathlib import Path
 import torch
 from torch.export import Dim, ExportedProgram
 
+from castling_det.checkpoint import atomic_write
+from castling_det.configs import task_of
+from castling_det.errors import InputError
 from castling_det.export.agreement import Agreement, check
-from castling_det.export.graph import EXAMPLE_SHAPE, Graph, graphs
-from castling_det.export.metadata import describe, task_of
-from castling_det.inference.predictors import TrainedModel
-from castling_det.replacing import replacing
+from castling_det.export.build import graphs
+from castling_det.export.graph import EXAMPLE_SHAPE, Graph
+from castling_det.export.metadata import describe
+from castling_det.inference.predictor import TrainedModel
 
 
 def trace(graph: Graph) -> ExportedProgram:
@@ -49,17 +52,17 @@ def export_program(
         Agreement: Of the file with torch.
 
     Raises:
-        ValueError: If the detector cannot be exported so, or if the file does not agree with torch;
+        InputError: If the detector cannot be exported so, or if the file does not agree with torch;
             nothing is written then.
     """
-    if task_of(detector.model) != 'detection':
-        raise ValueError('segmentors are exported as ONNX alone: leave out --format torch')
+    if task_of(detector.model.cfg) != 'detection':
+        raise InputError('segmentors are exported as ONNX alone: leave out --format torch')
     if decode == 'nms':
-        raise ValueError('NMS has no operator in torch: export a program with raw outputs or boxes')
+        raise InputError('NMS has no operator in torch: export a program with raw outputs or boxes')
     metadata = describe(detector, decode, half, shape)
     trained, shipped = graphs(detector.model, decode != 'raw', half)
     if min(metadata['input_size']) <= max(shipped.strides):
-        raise ValueError(
+        raise InputError(
             f'a program of torch.export takes images whose sides are longer than the coarsest '
             f'stride, {max(shipped.strides)} px: give another size than {metadata["input_size"]} '
             f'as --shape'
@@ -69,6 +72,6 @@ def export_program(
     content.seek(0)
     run = torch.export.load(content).module()
     agreement = check(run, trained, metadata['precision'], metadata['input_size'], out)
-    with replacing(out) as unfinished:
+    with atomic_write(out) as unfinished:
         unfinished.write_bytes(content.getvalue())
     return agreement

@@ -7,6 +7,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor
 from torch.nn import functional as F
 
+from castling_det.errors import InputError
 from castling_det.export.graph import Graph
 
 
@@ -18,7 +19,7 @@ class SegmentorGraph(Graph):
         decodes (bool): The label map, or the logits.
 
     Raises:
-        ValueError: If the model is another one, or predicts in sliding windows, or if images are
+        InputError: If the model is another one, or predicts in sliding windows, or if images are
             padded to a fixed size, or not normalised as RGB.
     """
 
@@ -29,20 +30,20 @@ class SegmentorGraph(Graph):
         if type(segmentor).encode_decode is not EncoderDecoder.encode_decode or not (
             gives_logits or self.is_mask2former
         ):
-            raise ValueError(
+            raise InputError(
                 'only segmentors with Mask2Former, or whose head gives a map of logits, are '
                 f'exported, not {type(segmentor).__name__} with {type(head).__name__}'
             )
         if head.out_channels == 1:
-            raise ValueError('a head with out_channels=1 is not exported: take out_channels=2')
+            raise InputError('a head with out_channels=1 is not exported: take out_channels=2')
         if segmentor.test_cfg.mode != 'whole':
-            raise ValueError(
+            raise InputError(
                 "files take images as a whole, but the config's test takes sliding windows: pass "
                 '--cfg-options model.test_cfg.mode=whole'
             )
         padding = segmentor.data_preprocessor.test_cfg or dict(size_divisor=1)
         if 'size_divisor' not in padding:
-            raise ValueError(
+            raise InputError(
                 'files pad to multiples, but model.data_preprocessor.test_cfg has no size_divisor'
             )
         pad_value = segmentor.data_preprocessor.pad_val

@@ -1,15 +1,14 @@
 """The schedule that empties the masks of auxiliary branches, and the monitor that watches it."""
 
 import math
-from collections.abc import Iterator
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
-from castling_det.models.attention import CastlingAttention
+from castling_det.castling import castling_attentions
+from castling_det.errors import InputError
 
 
 def constant_ramp(progress: float, end: float, begin: float = 0.0) -> float:
@@ -42,15 +41,6 @@ CURVES = dict(constant=constant_ramp, linear=linear_ramp, cosine=cosine_ramp, st
 UNITS = ('share', 'iter', 'epoch')
 
 
-def castling_attentions(model: nn.Module) -> Iterator[tuple[str, CastlingAttention]]:
-    """Every attention that has an auxiliary branch, by its name in the model without wrappers."""
-    if is_model_wrapper(model):
-        model = model.module
-    for name, module in model.named_modules():
-        if isinstance(module, CastlingAttention) and module.aux is not None:
-            yield name.removeprefix('_orig_mod.'), module
-
-
 @HOOKS.register_module()
 class CastlingHook(Hook):
     """Set ``ramp`` on every :class:`CastlingAttention` before each training iteration, and log it.
@@ -75,7 +65,7 @@ class CastlingHook(Hook):
         interval (int): Iterations from one measurement of the nonzeros to the next. Defaults to 50.
 
     Raises:
-        ValueError: For an unknown ``curve`` or ``unit``, for ``begin`` not under ``end``, or, when
+        InputError: For an unknown ``curve`` or ``unit``, for ``begin`` not under ``end``, or, when
             training starts, for unit 'epoch' with a loop that counts none.
     """
 
@@ -88,11 +78,11 @@ class CastlingHook(Hook):
         interval: int = 50,
     ) -> None:
         if curve not in CURVES:
-            raise ValueError(f'CastlingHook: curve is one of {list(CURVES)}, not {curve!r}')
+            raise InputError(f'CastlingHook: curve is one of {list(CURVES)}, not {curve!r}')
         if unit not in UNITS:
-            raise ValueError(f'CastlingHook: unit is one of {list(UNITS)}, not {unit!r}')
+            raise InputError(f'CastlingHook: unit is one of {list(UNITS)}, not {unit!r}')
         if not 0 <= begin < end:
-            raise ValueError(f'CastlingHook: needs 0 <= begin < end, not {begin} and {end}')
+            raise InputError(f'CastlingHook: needs 0 <= begin < end, not {begin} and {end}')
         self.curve, self.begin, self.end, self.unit = curve, begin, end, unit
         self.interval = interval
         self.ramp = 0.0
@@ -100,7 +90,7 @@ class CastlingHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         if self.unit == 'epoch' and not isinstance(runner.train_loop, EpochBasedTrainLoop):
-            raise ValueError("CastlingHook: unit='epoch' needs a training loop by epochs")
+            raise InputError("CastlingHook: unit='epoch' needs a training loop by epochs")
         last = self._ramp_at(runner, runner.max_iters - 1)
         if last < 1 and any(castling_attentions(runner.model)):
             runner.logger.warning(

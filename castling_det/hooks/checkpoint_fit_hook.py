@@ -6,6 +6,7 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import find_latest_checkpoint
 
 from castling_det.checkpoint import check_fit
+from castling_det.errors import InputError
 
 
 def refuse_other_checkpoints(runner: Runner) -> None:
@@ -23,7 +24,7 @@ class CheckpointFitHook(Hook):
     file that is a bare state dict becomes the ``state_dict`` that ``EMAHook`` looks for.
 
     Raises:
-        ValueError: If no key fits, or not all do and the checkpoint is resumed or tested.
+        InputError: If no key fits, or not all do and the checkpoint is resumed or tested.
     """
 
     priority = 'VERY_HIGH'  # before EMAHook, which loads the weights too
@@ -40,10 +41,10 @@ class CheckpointFitHook(Hook):
         counts, self.misfit = check_fit(checkpoint['state_dict'], runner.model, filename)
         runner.logger.info(counts)
         if self.misfit and runner._resume:
-            raise ValueError(self.misfit)
+            raise InputError(self.misfit)
         if self.misfit:
             runner.logger.warning(self.misfit)
 
     def before_test(self, runner: Runner) -> None:
         if self.misfit and runner.iter == 0:  # else it has been trained since
-            raise ValueError(self.misfit)
+            raise InputError(self.misfit)

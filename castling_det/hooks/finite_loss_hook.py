@@ -7,6 +7,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from castling_det.errors import InputError
+
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
@@ -19,7 +21,7 @@ class FiniteLossHook(Hook):
     the others.
 
     Raises:
-        ValueError: Names the iteration, the loss terms and the images; or, where a checkpoint would
+        InputError: Names the iteration, the loss terms and the images; or, where a checkpoint would
             be saved, the first parameter that is not finite.
     """
 
@@ -36,7 +38,7 @@ class FiniteLossHook(Hook):
         if not terms:
             return
         terms = terms[1:] or terms  # the first one is the sum of the others
-        raise ValueError(
+        raise InputError(
             f'iteration {runner.iter + 1}: {", ".join(terms)} with the images '
             f'{", ".join(_image_paths(data_batch)) or "(no paths given)"}; no checkpoint was saved '
             f'from it: look at these images and boxes, or lower the learning rate, and --resume'
@@ -46,7 +48,7 @@ class FiniteLossHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         for name, parameter in model.named_parameters():
             if not parameter.isfinite().all():
-                raise ValueError(
+                raise InputError(
                     f'iteration {checkpoint["meta"]["iter"]}: the parameter {name} is not finite, '
                     f'and no checkpoint is saved: lower the learning rate or clip the gradients, '
                     f'and --resume from the last checkpoint'

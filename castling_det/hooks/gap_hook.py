@@ -10,8 +10,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.runner.amp import autocast
 
-from castling_det.castle import training_form
-from castling_det.hooks.castling_hook import castling_attentions
+from castling_det.castling import castling_attentions, training_form
 
 
 @HOOKS.register_module()

@@ -13,6 +13,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
+from castling_det.errors import InputError
+
 _ITERATION, _SAMPLE = 0, 1
 
 
@@ -88,7 +90,7 @@ class ResumeHook(Hook):
     that is resumed the log counts batches from the resumption.
 
     Raises:
-        ValueError: If the data loader's batch sampler regroups the samples.
+        InputError: If the data loader's batch sampler regroups the samples.
     """
 
     priority = 'VERY_HIGH'
@@ -103,7 +105,7 @@ class ResumeHook(Hook):
     def before_train(self, runner: Runner) -> None:
         dataset, batches = runner.train_dataloader.dataset, runner.train_dataloader.batch_sampler
         if type(batches) is not BatchSampler:
-            raise ValueError(
+            raise InputError(
                 f'ResumeHook cannot count the samples of {type(batches).__name__}: take '
                 f'batch_sampler out of train_dataloader, or ResumeHook out of custom_hooks'
             )

@@ -24,7 +24,7 @@ class SafeCheckpointHook(CheckpointHook):
         Those of :class:`mmengine.hooks.CheckpointHook`.
 
     Raises:
-        ValueError: If the folder cannot be written, before training starts, or a file cannot.
+        InputError: If the folder cannot be written, before training starts, or a file cannot.
     """
 
     def before_train(self, runner: Runner) -> None:

@@ -5,8 +5,8 @@ from contextlib import ExitStack
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from castling_det.castle import training_form
-from castling_det.hooks.castling_hook import castling_attentions
+from castling_det.castling import castling_attentions, training_form
+from castling_det.errors import InputError
 
 
 class TrainingFormHook(Hook):
@@ -15,15 +15,15 @@ class TrainingFormHook(Hook):
     The test loop puts the model into eval mode, so the branches are switched on around each batch.
 
     Raises:
-        ValueError: If the model has no auxiliary branch, or the checkpoint no ramp.
+        InputError: If the model has no auxiliary branch, or the checkpoint no ramp.
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if not any(castling_attentions(runner.model)):
-            raise ValueError('--form training: the model has no auxiliary branch')
+            raise InputError('--form training: the model has no auxiliary branch')
         record = checkpoint.get('meta', {}).get('castling')
         if record is None:
-            raise ValueError(
+            raise InputError(
                 "--form training: the checkpoint has no meta['castling'] with the ramp"
             )
         runner.logger.info(f'training form, at the ramp {record["ramp"]:.3f} of the checkpoint')

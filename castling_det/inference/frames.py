@@ -8,6 +8,7 @@ import cv2
 from numpy import ndarray
 
 from castling_det.datasets.loading import LoadReadableImage
+from castling_det.errors import InputError
 
 IMAGE_SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp'}
 VIDEO_SUFFIXES = {'.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm'}
@@ -53,7 +54,7 @@ class ImageFiles:
         for file in self.files:
             try:
                 image = load(dict(img_path=str(file)))['img']
-            except ValueError:
+            except InputError:
                 self.unreadable.append(file)
             else:
                 yield Frame(file, None, image)
@@ -72,7 +73,7 @@ class VideoFile:
         frame_rate (float): Frames per second.
 
     Raises:
-        ValueError: If no frame can be read, or if the file does not say its frame rate.
+        InputError: If no frame can be read, or if the file does not say its frame rate.
     """
 
     def __init__(self, file: Path) -> None:
@@ -84,9 +85,9 @@ class VideoFile:
         self._length = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         capture.release()
         if not is_read:
-            raise ValueError(f'{file} is damaged or not a video that OpenCV can decode')
+            raise InputError(f'{file} is damaged or not a video that OpenCV can decode')
         if not self.frame_rate > 0:
-            raise ValueError(f'{file} does not say its frame rate: convert it to a constant one')
+            raise InputError(f'{file} does not say its frame rate: convert it to a constant one')
 
     def __len__(self) -> int:
         return self._length
@@ -108,18 +109,18 @@ def open_frames(source: Path) -> ImageFiles | VideoFile:
     """What a path stands for: an image, the images of a folder (not of those in it), a video.
 
     Raises:
-        FileNotFoundError: If there is nothing, or a folder without images.
-        ValueError: If a video cannot be read.
+        InputError: If there is nothing, or a folder without images.
+        InputError: If a video cannot be read.
     """
     if source.is_dir():
         files = sorted(file for file in source.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
-            raise FileNotFoundError(
+            raise InputError(
                 f'folder {source} holds no image ({", ".join(sorted(IMAGE_SUFFIXES))})'
             )
         return ImageFiles(files)
     if not source.is_file():
-        raise FileNotFoundError(f'{source} does not exist: give an image, a folder or a video')
+        raise InputError(f'{source} does not exist: give an image, a folder or a video')
     if source.suffix.lower() in VIDEO_SUFFIXES:
         return VideoFile(source)
     return ImageFiles([source])

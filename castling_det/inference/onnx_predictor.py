@@ -7,8 +7,8 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from numpy import ndarray
 
-from castling_det.inference.onnx_runtime import OnnxSegmentor, open_model
-from castling_det.inference.predictors import Predictor
+from castling_det.inference.predictor import Predictor
+from castling_det.inference.run_onnx import OnnxSegmentor, open_model
 
 
 class OnnxPredictor(Predictor):

@@ -1,136 +1,32 @@
-"""Boxes and label maps on images, as pictures or videos. Needs mmdet, and mmseg for label maps."""
+"""What a model sees on frames, as pictures or a video, and as data.
+
+Needs mmdet, and mmseg for label maps.
+"""
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from copy import copy
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from mmdet.structures import DetDataSample
-from mmdet.visualization import DetLocalVisualizer
-from mmengine.registry import VISUALIZERS
-from mmengine.structures import BaseDataElement, InstanceData
-from mmengine.visualization import Visualizer
 from numpy import ndarray
-from PIL import Image
 
+from castling_det.checkpoint import atomic_write
+from castling_det.errors import InputError
 from castling_det.inference.frames import Frame, ImageFiles, VideoFile
-from castling_det.inference.predictors import Predictor, records
-from castling_det.replacing import replacing
+from castling_det.inference.predictor import Predictor, records
+from castling_det.visualization.drawing import (
+    draw,
+    visualizer_for,
+    write_label_map,
+    write_picture,
+)
 
 _SUFFIXES = {'.jpg', '.jpeg', '.png'}
 
 Write = Callable[[Frame, ndarray], None]
-
-
-@VISUALIZERS.register_module()
-class LegibleVisualizer(DetLocalVisualizer):
-    """mmdet's visualizer for images of any size.
-
-    ``_draw_instances`` differs: boxes end within the image, because the parent's picture shrinks
-    within a white frame to make room for the lines of a box at the border; and small images with
-    boxes alone are drawn larger, since the text is not smaller on them.
-
-    Args:
-        least_size (int): Images whose sqrt(height x width) is below it, in pixels, are drawn
-            larger, by a whole number. Defaults to 400.
-        vis_backends (list[dict], optional): As the parent's.
-        name (str): As the parent's.
-        save_dir (str, optional): As the parent's.
-    """
-
-    def __init__(
-        self,
-        least_size: int = 400,
-        vis_backends: list[dict] | None = None,
-        name: str = 'visualizer',
-        save_dir: str | None = None,
-    ) -> None:
-        super().__init__(name=name, vis_backends=vis_backends, save_dir=save_dir, line_width=2)
-        self.least_size = least_size
-
-    def _draw_instances(
-        self,
-        image: ndarray,
-        instances: InstanceData,
-        classes: list[str] | None,
-        palette: list[tuple] | None,
-    ) -> ndarray:
-        if 'bboxes' not in instances:
-            return super()._draw_instances(image, instances, classes, palette)
-        height, width = image.shape[:2]
-        scale = max(1, math.ceil(self.least_size / math.sqrt(height * width)))
-        if 'masks' in instances:
-            scale = 1
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
-        instances = copy(instances)
-        limits = instances.bboxes.new_tensor([width, height, width, height]) * scale - 1
-        instances.bboxes = (instances.bboxes * scale).clamp(min=0).minimum(limits)
-        return super()._draw_instances(image, instances, classes, palette)
-
-
-def visualizer_for(sample: BaseDataElement, dataset_meta: dict[str, Any]) -> Visualizer:
-    """The visualizer that draws a sample: boxes, or a label map with a legend."""
-    if isinstance(sample, DetDataSample):
-        visualizer = LegibleVisualizer()
-    else:
-        from castling_det.segmentation.overlay import LegendVisualizer  # detectors need no mmseg
-
-        visualizer = LegendVisualizer()
-    visualizer.dataset_meta = dataset_meta
-    return visualizer
-
-
-def draw(
-    visualizer: Visualizer, image: ndarray, sample: BaseDataElement, truth: bool = False
-) -> ndarray:
-    """Draw the predictions of a sample, or its ground truth, on its image.
-
-    Args:
-        visualizer (Visualizer): As of :func:`visualizer_for`.
-        image (ndarray): ``(H, W, 3)``, uint8, BGR.
-        sample (BaseDataElement): Boxes in pixels of ``image``, or a label map of its size.
-        truth (bool): The ground truth in place of the predictions. Defaults to False.
-
-    Returns:
-        ndarray: As ``image``, or larger by a whole number; label maps have a legend to the right.
-    """
-    rgb = image[..., ::-1]
-    options = dict(draw_gt=truth, draw_pred=not truth)
-    if isinstance(sample, DetDataSample):
-        options['pred_score_thr'] = 0
-    visualizer.add_datasample('picture', rgb, sample, **options)
-    return np.ascontiguousarray(visualizer._image[..., ::-1])
-
-
-def write_picture(path: Path, picture: ndarray) -> None:
-    """Write a BGR picture in the format of the suffix, whole or not at all."""
-    _, encoded = cv2.imencode(path.suffix, picture)
-    with replacing(path) as unfinished:
-        unfinished.write_bytes(encoded.tobytes())
-
-
-def write_label_map(path: Path, labels: ndarray, palette: list[tuple]) -> None:
-    """Write a label map as PNG with a palette, whole or not at all.
-
-    Args:
-        path (Path): With the suffix .png.
-        labels (ndarray): ``(H, W)``, the class of each pixel, from 0.
-        palette (list[tuple]): Colour of each class, red, green and blue.
-
-    Raises:
-        ValueError: If there are more classes than numbers in an 8-bit file.
-    """
-    if len(palette) > 256:
-        raise ValueError(f'{path}: {len(palette)} classes do not fit into 8 bits a pixel')
-    picture = Image.fromarray(labels.astype(np.uint8), mode='P')
-    picture.putpalette(np.asarray(palette, np.uint8).tobytes())
-    with replacing(path) as unfinished:
-        picture.save(unfinished)
 
 
 @contextmanager
@@ -144,14 +40,14 @@ def writer_for(frames: ImageFiles | VideoFile, folder: Path) -> Iterator[Write]:
         Callable[[Frame, ndarray], None]: Writes the picture of a frame.
 
     Raises:
-        ValueError: If the folder holds the input, or if the video cannot be encoded.
+        InputError: If the folder holds the input, or if the video cannot be encoded.
     """
     if folder.resolve() == frames.folder.resolve():
-        raise ValueError(f'--out-dir {folder} holds the input: choose another folder')
+        raise InputError(f'--out-dir {folder} holds the input: choose another folder')
     if isinstance(frames, ImageFiles):
         yield lambda frame, picture: write_picture(_picture_path(folder, frame.file), picture)
         return
-    with replacing(folder / f'{frames.file.stem}.mp4') as unfinished:
+    with atomic_write(folder / f'{frames.file.stem}.mp4') as unfinished:
         video = width = None
 
         def write(frame: Frame, picture: ndarray) -> None:
@@ -173,7 +69,7 @@ def writer_for(frames: ImageFiles | VideoFile, folder: Path) -> Iterator[Write]:
 def _open_video(path: Path, frame_rate: float, size: tuple[int, int]) -> cv2.VideoWriter:
     video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), frame_rate, size)
     if not video.isOpened():
-        raise ValueError(f'{path.parent} cannot be written to, or OpenCV lacks the codec mp4v')
+        raise InputError(f'{path.parent} cannot be written to, or OpenCV lacks the codec mp4v')
     return video
 
 
@@ -197,7 +93,7 @@ def draw_predictions(
     """Write what a model sees on frames, as pictures and as data.
 
     Of a detector the data are ``predictions.json``, a list of one dict a box, see
-    :func:`castling_det.inference.predictors.records`; of a segmentor a palette PNG for each frame,
+    :func:`castling_det.inference.predictor.records`; of a segmentor a palette PNG for each frame,
     ``label_maps/NAME.png`` (of a video ``label_maps/NAME.NUMBER.png``, from 0), whose numbers are
     classes from 0 in the order of the model, whatever ``reduce_zero_label`` says of the training.
 
@@ -212,7 +108,7 @@ def draw_predictions(
         tuple[int, int | None]: Number of frames drawn, and of boxes on them; None for a segmentor.
 
     Raises:
-        ValueError: If no frame can be read, or if nothing can be written to the folder.
+        InputError: If no frame can be read, or if nothing can be written to the folder.
     """
     found, num_drawn, visualizer = [], 0, None
     with writer_for(frames, folder) as write:
@@ -230,9 +126,9 @@ def draw_predictions(
             write(frame, draw(visualizer, frame.image, sample))
             num_drawn += 1
     if not num_drawn:
-        raise ValueError(f'none of the {len(frames)} files in {frames.folder} is a readable image')
+        raise InputError(f'none of the {len(frames)} files in {frames.folder} is a readable image')
     if not isinstance(sample, DetDataSample):
         return num_drawn, None
-    with replacing(folder / 'predictions.json') as unfinished:
+    with atomic_write(folder / 'predictions.json') as unfinished:
         unfinished.write_text('[\n' + ',\n'.join(map(json.dumps, found)) + '\n]\n')
     return num_drawn, len(found)

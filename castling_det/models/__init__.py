@@ -1,6 +1,6 @@
 from .attention import CastlingAttention, NoMixing, SelfAttention, SoftmaxAttention
-from .castling_levit import CastlingLeViT
-from .castling_vit import CastlingViT
+from .levit import CastlingLeViT
+from .vit import CastlingViT
 
 __all__ = [
     'CastlingAttention',

@@ -13,6 +13,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from castling_det.errors import InputError
 from castling_det.ops import (
     linear_angular_attention,
     masked_softmax_attention,
@@ -70,12 +71,12 @@ class TokenConv(nn.Conv2d):
         kernel_size (int): Odd number of taps.
 
     Raises:
-        ValueError: For an even ``kernel_size``.
+        InputError: For an even ``kernel_size``.
     """
 
     def __init__(self, num_heads: int, kernel_size: int) -> None:
         if kernel_size % 2 == 0:
-            raise ValueError(
+            raise InputError(
                 f'kernel_size must be odd to keep the number of tokens, not {kernel_size}'
             )
         super().__init__(
@@ -113,7 +114,7 @@ class CastlingAttention(nn.Module):
         aux (dict, optional): Arguments of :class:`MaskedSoftmax`; None builds the inference form.
 
     Raises:
-        ValueError: For an even ``kernel_size``.
+        InputError: For an even ``kernel_size``.
     """
 
     accepts_bias = False
@@ -175,10 +176,10 @@ class CastlingAttention(nn.Module):
             Tensor: ``(B, H, Nq, Dv)``.
 
         Raises:
-            ValueError: If ``bias`` is given, or if the grids are needed and missing.
+            InputError: If ``bias`` is given, or if the grids are needed and missing.
         """
         if bias is not None:
-            raise ValueError('CastlingAttention takes no bias: linear attention has no logits')
+            raise InputError('CastlingAttention takes no bias: linear attention has no logits')
         own, at_queries = v, None
         if q_hw != kv_hw or q.shape[-2] != k.shape[-2]:
             at_queries = index_at_queries(q_hw, kv_hw, v.device)
@@ -211,10 +212,10 @@ def index_at_queries(q_hw: Grid | None, kv_hw: Grid | None, device: torch.device
         Tensor: ``(q_h * q_w,)``, int64.
 
     Raises:
-        ValueError: If a grid is missing.
+        InputError: If a grid is missing.
     """
     if q_hw is None or kv_hw is None:
-        raise ValueError('queries and keys on different grids need q_hw and kv_hw')
+        raise InputError('queries and keys on different grids need q_hw and kv_hw')
 
     def along(num_queries: int, num_keys: int) -> Tensor:
         places = torch.arange(num_queries, device=device)
@@ -324,7 +325,7 @@ class SelfAttention(nn.Module):
     ) -> None:
         super().__init__()
         if embed_dims % num_heads:
-            raise ValueError(f'embed_dims={embed_dims} is not a multiple of num_heads={num_heads}')
+            raise InputError(f'embed_dims={embed_dims} is not a multiple of num_heads={num_heads}')
         self.num_heads = num_heads
         dims = embed_dims // num_heads
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)

@@ -10,7 +10,7 @@ _base_ = [
     '../_base_/models/castling-mask2former-nano_vit-nano.py',
     '../_base_/datasets/coco133_256x256.py',
     '../_base_/schedules/small_1500i.py',
-    '../_base_/runtime_seg.py',
+    '../_base_/runtimes/segmentation.py',
 ]
 
 num_classes = 133

@@ -11,7 +11,7 @@ _base_ = [
     '../_base_/models/castling-mask2former_vit-b-p16.py',
     '../_base_/datasets/ade20k_640x640.py',
     '../_base_/schedules/ade20k_160k.py',
-    '../_base_/runtime_seg.py',
+    '../_base_/runtimes/segmentation.py',
 ]
 
 model = dict(backbone=dict(pos_grid=40))

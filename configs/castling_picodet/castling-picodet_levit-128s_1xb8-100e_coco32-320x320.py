@@ -9,7 +9,7 @@ _base_ = [
     '../_base_/models/castling-picodet_levit-128s.py',
     '../_base_/datasets/coco32_320x320.py',
     '../_base_/schedules/small_100e.py',
-    '../_base_/runtime.py',
+    '../_base_/runtimes/detection.py',
 ]
 
 model = dict(train_cfg=dict(initial_epoch=20))

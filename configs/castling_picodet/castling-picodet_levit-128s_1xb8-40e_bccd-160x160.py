@@ -10,7 +10,7 @@ _base_ = [
     '../_base_/models/castling-picodet_levit-128s.py',
     '../_base_/datasets/bccd_160x160.py',
     '../_base_/schedules/small_40e.py',
-    '../_base_/runtime.py',
+    '../_base_/runtimes/detection.py',
 ]
 
 model = dict(

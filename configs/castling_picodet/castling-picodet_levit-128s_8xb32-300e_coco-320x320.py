@@ -14,7 +14,7 @@ _base_ = [
     '../_base_/models/castling-picodet_levit-128s.py',
     '../_base_/datasets/coco_320x320.py',
     '../_base_/schedules/coco_300e.py',
-    '../_base_/runtime.py',
+    '../_base_/runtimes/detection.py',
 ]
 
 model = dict(

@@ -10,7 +10,7 @@ _base_ = [
     '../_base_/models/castling-picodet_levit-128s.py',
     '../_base_/datasets/shapes_64x512.py',
     '../_base_/schedules/small_16e.py',
-    '../_base_/runtime.py',
+    '../_base_/runtimes/detection.py',
 ]
 
 model = dict(

@@ -14,7 +14,7 @@ _base_ = [
     '../_base_/models/picodet_lcnet.py',
     '../_base_/datasets/coco_416x416.py',
     '../_base_/schedules/picodet_300e.py',
-    '../_base_/runtime.py',
+    '../_base_/runtimes/detection.py',
 ]
 
 model = dict(

@@ -23,7 +23,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from castling_det.mmcv_ops import nms
+from castling_det.compat.mmcv_ops import nms
 
 WHEELS_VARIABLE = 'CASTLING_DET_WHEELS'
 SCENES = ((1000, 250, 80), (4000, 400, 80), (4000, 1000, 80), (4000, 1000, 1))

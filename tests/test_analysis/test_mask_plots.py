@@ -18,7 +18,8 @@ from castling_det.analysis.mask_plots import (
     plot_nonzeros,
     read_nonzeros,
 )
-from castling_det.hooks.castling_hook import castling_attentions
+from castling_det.castling import castling_attentions
+from castling_det.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 STEM = 'castling-picodet_levit-nano_1xb16-16e_shapes-64x512'
@@ -99,7 +100,7 @@ def test_example_image(work_dir, tmp_path):
     cfg, _ = load_run(work_dir)
     image = example_image(cfg, tmp_path / 'blue.png')
     assert image.shape == (64, 512, 3) and (image == (200, 0, 0)).all()
-    with pytest.raises(FileNotFoundError, match='no.png'):
+    with pytest.raises(InputError, match='no.png'):
         example_image(cfg, tmp_path / 'no.png')
 
 
@@ -117,19 +118,19 @@ def test_tool_writes_both_pictures(work_dir, tmp_path, monkeypatch, capsys):
 
 
 def test_what_is_missing_is_named(work_dir):
-    with pytest.raises(FileNotFoundError, match='neither a json log nor a work dir'):
+    with pytest.raises(InputError, match='neither a json log nor a work dir'):
         read_nonzeros(work_dir / '20260101_000000')
     twin = work_dir / 'twin' / '20260101_000000' / 'vis_data'
     twin.mkdir(parents=True)
     (twin / 'scalars.json').write_text(json.dumps(dict(loss=1.0, iter=1, step=1)) + '\n')
-    with pytest.raises(FileNotFoundError, match=r'no \*/vis_data/scalars.json with nonzeros'):
+    with pytest.raises(InputError, match=r'no \*/vis_data/scalars.json with nonzeros'):
         read_nonzeros(work_dir / 'twin')
     (work_dir / 'other.py').write_text('')
     with pytest.raises(ValueError, match='several configs, leave one: castling-.*, other.py'):
         load_run(work_dir)
     (work_dir / 'other.py').unlink()
     (work_dir / 'last_checkpoint').unlink()
-    with pytest.raises(FileNotFoundError, match='last_checkpoint'):
+    with pytest.raises(InputError, match='last_checkpoint'):
         load_run(work_dir)
 
 

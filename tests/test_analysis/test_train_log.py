@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from castling_det.analysis.train_log import plot_logs, read_log
+from castling_det.errors import InputError
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'plot_log.py'
 
@@ -87,9 +88,9 @@ def test_cut_off_last_line_is_left_out_and_any_other_is_an_error(tmp_path):
 
 
 def test_nothing_to_read_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match='neither a json log nor a work dir'):
+    with pytest.raises(InputError, match='neither a json log nor a work dir'):
         read_log(tmp_path)
-    with pytest.raises(FileNotFoundError, match='no.json is neither'):
+    with pytest.raises(InputError, match='no.json is neither'):
         read_log(tmp_path / 'no.json')
     write_log(tmp_path, '20260101_000000')
     with pytest.raises(ValueError, match='holds no line yet'):

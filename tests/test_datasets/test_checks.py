@@ -14,6 +14,7 @@ from PIL import Image
 
 from castling_det.datasets.checks import check_datasets, report_datasets
 from castling_det.datasets.coco_checks import check_coco
+from castling_det.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs' / 'castling_picodet'
@@ -343,7 +344,7 @@ def test_first_error_of_a_config_is_raised_and_the_others_are_counted(folder):
     (folder / 'ann.json').write_text(json.dumps(content() | dict(annotations=boxes)))
     with pytest.raises(ValueError, match=r'ann.json: 1 values of `id`.* \(and 1 more: see tools'):
         check_datasets(config(dataset(folder)))
-    with pytest.raises(FileNotFoundError, match='train_dataloader.dataset.ann_file'):
+    with pytest.raises(InputError, match='train_dataloader.dataset.ann_file'):
         check_datasets(config(dataset(folder) | dict(ann_file='no.json')))
 
 

@@ -14,6 +14,7 @@ from castling_det.datasets import (
     shapes,
     write_shapes,
 )
+from castling_det.errors import InputError
 
 NUM_TRAIN, NUM_VAL = 60, 12
 LAMP, LIT, UNLIT = (CLASSES.index(name) for name in ('lamp', 'lit_gem', 'unlit_gem'))
@@ -181,7 +182,7 @@ def test_other_parameters_need_overwrite(tmp_path):
     root = tmp_path / 'shapes'
     write_shapes(root, 2, 1)
     before = contents(root)
-    with pytest.raises(FileExistsError, match='other parameters'):
+    with pytest.raises(InputError, match='other parameters'):
         write_shapes(root, 3, 1)
     assert contents(root) == before
     assert write_shapes(root, 3, 1, overwrite=True)
@@ -192,7 +193,7 @@ def test_other_parameters_need_overwrite(tmp_path):
 def test_foreign_folders_are_never_replaced(tmp_path):
     (tmp_path / 'photos').mkdir()
     (tmp_path / 'photos' / 'holiday.jpg').write_bytes(b'precious')
-    with pytest.raises(FileExistsError, match='not a shapes data set'):
+    with pytest.raises(InputError, match='not a shapes data set'):
         write_shapes(tmp_path / 'photos', 2, 1, overwrite=True)
     assert contents(tmp_path / 'photos') == {'holiday.jpg': b'precious'}
 

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from castling_det.export import program
-from castling_det.inference.predictors import TrainedModel
+from castling_det.inference.predictor import TrainedModel
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs/castling_picodet/castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'

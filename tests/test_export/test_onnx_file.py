@@ -19,8 +19,8 @@ onnxruntime = pytest.importorskip('onnxruntime')
 
 from castling_det.export import onnx_file  # noqa: E402
 from castling_det.export.graph import graphs  # noqa: E402
-from castling_det.inference.onnx_runtime import open_model  # noqa: E402
-from castling_det.inference.predictors import TrainedModel  # noqa: E402
+from castling_det.inference.predictor import TrainedModel  # noqa: E402
+from castling_det.inference.run_onnx import open_model  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,7 +56,7 @@ def with_nms(detector, exports_network, tmp_path) -> Path:
     out = tmp_path / 'onnx' / 'nms.onnx'
     agreement = onnx_file.export_onnx(detector, out, decode='nms')
     assert agreement.boxes < 1e-3 and agreement.scores < 1e-4
-    assert sorted(file.name for file in out.parent.iterdir()) == ['nms.onnx', 'onnx_runtime.py']
+    assert sorted(file.name for file in out.parent.iterdir()) == ['nms.onnx', 'run_onnx.py']
     return out
 
 
@@ -214,7 +214,7 @@ def test_label_maps_are_those_of_mmseg(segmentor, pixels, tmp_path, monkeypatch)
     out = tmp_path / 'onnx' / 'labels.onnx'
     agreement = onnx_file.export_onnx(segmentor, out)
     assert agreement.logits < 1e-3 and agreement.labels > 0.999
-    assert sorted(file.name for file in out.parent.iterdir()) == ['labels.onnx', 'onnx_runtime.py']
+    assert sorted(file.name for file in out.parent.iterdir()) == ['labels.onnx', 'run_onnx.py']
     model = onnx.load(out)
     assert [(each.domain, each.version) for each in model.opset_import] == [('', 18)]
     types = {node.op_type for node in model.graph.node}

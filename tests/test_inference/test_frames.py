@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from castling_det.errors import InputError
 from castling_det.inference.frames import ImageFiles, VideoFile, open_frames
 
 
@@ -53,9 +54,9 @@ def test_video_gives_numbered_frames_as_often_as_asked(tmp_path):
 
 
 def test_what_cannot_be_opened_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match='no.jpg does not exist'):
+    with pytest.raises(InputError, match='no.jpg does not exist'):
         open_frames(tmp_path / 'no.jpg')
-    with pytest.raises(FileNotFoundError, match=f'{tmp_path} holds no image'):
+    with pytest.raises(InputError, match=f'{tmp_path} holds no image'):
         open_frames(tmp_path)
     (tmp_path / 'a.mp4').write_text('no video')
     with pytest.raises(ValueError, match='a.mp4 is damaged or not a video'):

@@ -89,7 +89,7 @@ def test_every_parameter_gets_a_gradient():
 
 
 def test_costs_what_its_convolutions_cost():
-    from castling_det.complexity import count_complexity
+    from castling_det.analysis.complexity import count_complexity
 
     neck = MODELS.build(dict(type='SimpleFeaturePyramid', in_channels=768))
     counted = count_complexity(neck, (torch.zeros(1, 768, 10, 10),))

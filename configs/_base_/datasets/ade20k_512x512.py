@@ -4,8 +4,7 @@ Root: CASTLING_DET_DATA (default `data`) with `ade/ADEChallengeData2016` below i
 does: short side 0.5 to 2.0 times 512 px, a crop that one class may fill, flips, colours.
 """
 
-dataset_type = 'ADE20KDataset'  # the label 0 is ignored, 1 to 150 are the classes 0 to 149
-data_root = '{{$CASTLING_DET_DATA:data}}/ade/ADEChallengeData2016/'
+_base_ = './ade20k.py'
 
 train_pipeline = [
     dict(type='LoadReadableImage', on_error='skip'),
@@ -43,32 +42,6 @@ tta_pipeline = [
     ),
 ]
 
-train_dataloader = dict(
-    batch_size=2,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
-        pipeline=train_pipeline,
-    ),
-)
-val_dataloader = dict(
-    batch_size=1,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
-        test_mode=True,
-        pipeline=test_pipeline,
-    ),
-)
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator

@@ -1,0 +1,1 @@
+"""What mmengine and mmcv lack, put in where they look for it."""

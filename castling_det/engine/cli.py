@@ -1,0 +1,84 @@
+"""What the command-line tools share: arguments, reading a config, errors in one sentence."""
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.config.utils import ConfigParsingError
+
+from castling_det.checkpoint import refuse_unsafe_checkpoints
+from castling_det.engine.config_checks import check_numbers, check_options
+from castling_det.errors import InputError
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``config`` and ``--cfg-options``, as mmdet's tools have them."""
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='override: key=value ...'
+    )
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--work-dir`` and ``--launcher``, as mmdet's tools have them."""
+    parser.add_argument('--work-dir', help='logs and results; default work_dirs/CONFIG_NAME')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    # What launchers older than torchrun say on the command line; torchrun sets the variable.
+    parser.add_argument('--local_rank', '--local-rank', default='0', help=argparse.SUPPRESS)
+
+
+def load_config(filename: str | Path, cfg_options: dict | None = None) -> Config:
+    """Read a config; from then on every checkpoint is read safely.
+
+    Args:
+        filename (str | Path): Config file.
+        cfg_options (dict, optional): Dotted keys and values that override it.
+
+    Raises:
+        InputError: If the file does not exist.
+        InputError: If it, or a base of it, cannot be read, or lacks a key that the options name.
+    """
+    refuse_unsafe_checkpoints()
+    if not Path(filename).is_file():
+        raise InputError(f'config {filename} does not exist')
+    try:
+        cfg = Config.fromfile(filename)
+    except SyntaxError as error:
+        raise InputError(f'{error.filename}, line {error.lineno}: {error.msg}') from error
+    except (ImportError, OSError, ConfigParsingError) as error:
+        reason = (error.__cause__ and error.__cause__.__context__) or error
+        raise InputError(f'config {filename} cannot be read: {reason}') from error
+    check_options(cfg, cfg_options or {})
+    cfg.merge_from_dict(cfg_options or {})
+    return cfg
+
+
+def load_run_config(args: argparse.Namespace) -> Config:
+    """Read a config for a Runner, with what :func:`add_run_arguments` added.
+
+    The work dir is the one on the command line, in the config, or ``work_dirs/CONFIG_NAME``.
+
+    Raises:
+        InputError: As :func:`load_config`.
+        InputError: As :func:`load_config`, or if a text stands where a number is counted with.
+    """
+    os.environ.setdefault('LOCAL_RANK', args.local_rank)
+    cfg = load_config(args.config, args.cfg_options)
+    check_numbers(cfg)
+    cfg.launcher = args.launcher
+    cfg.work_dir = (
+        args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    )
+    return cfg
+
+
+@contextmanager
+def errors_in_one_sentence() -> Iterator[None]:
+    """Leave with the message alone where the input is at fault; all else keeps its traceback."""
+    try:
+        yield
+    except InputError as error:
+        raise SystemExit(f'error: {error}') from error

@@ -1,0 +1,231 @@
+"""What can be said against a config before anything is built."""
+
+import difflib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from types import UnionType
+
+from mmengine.config import Config
+from mmengine.runner import FlexibleRunner, Runner
+from torch.utils.data import DataLoader
+
+from castling_det.configs import paths, type_name, unwrap
+from castling_det.errors import InputError
+
+DELETE = '_delete_'
+ALIKE = 0.85  # of names that differ by a slip of the hand: backbon, backbone
+# What is counted with, by the end of its path: type, lowest value, and in words.
+NUMBERS = {
+    'batch_size': (int, 1, 'a whole number of at least 1'),
+    'num_workers': (int, 0, 'a whole number of at least 0'),
+    'max_epochs': (int | float, 1, 'a whole number of at least 1'),
+    'max_iters': (int | float, 1, 'a whole number of at least 1'),
+    'val_interval': (int | float, 1, 'a whole number of at least 1'),
+    'optimizer.lr': (int | float, 0, 'a number of at least 0, as 0.001'),
+    'optimizer.weight_decay': (int | float, 0, 'a number of at least 0, as 0.05'),
+    'optimizer.momentum': (int | float, 0, 'a number of at least 0, as 0.9'),
+    'clip_grad.max_norm': (int | float, 0, 'a number of at least 0, as 35'),
+}
+NUMBERS_IN = {'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'optim_wrapper'}
+# What the Runner, or our tools, read from the config itself.
+READ_BY_TOOLS = {
+    'activation_checkpointing',
+    'efficient_conv_bn_eval',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'runner_type',
+    'sync_bn',
+    'tta_model',
+    'tta_pipeline',
+}
+
+
+def check_options(cfg: Config, options: dict) -> None:
+    """Refuse ``--cfg-options`` that would change nothing.
+
+    Every key of a dotted path must exist, an integer below a list. A new key may start below a dict
+    with a ``type``, whose building refuses what the type does not accept; below a data loader, the
+    randomness, or at the top, if it is one of their arguments; and everywhere if it is `_delete_`.
+    Variables of the config file are refused: they have been copied to where they are used.
+
+    Raises:
+        InputError: For the first path that is none of these; it names the nearest existing ones.
+    """
+    runner_arguments = READ_BY_TOOLS | _arguments(Runner) | _arguments(FlexibleRunner)
+    arguments_of = {
+        (): runner_arguments,
+        ('randomness',): _arguments(Runner.set_randomness),
+        **{(f'{split}_dataloader',): _arguments(DataLoader) for split in ('train', 'val', 'test')},
+    }
+    for path in options:
+        keys = tuple(path.split('.'))
+        reason = _fault(cfg, keys, arguments_of)
+        if reason is None and keys[0] not in runner_arguments:
+            reason = f'{keys[0]} is a variable of the file, already copied to where it is used'
+            reason += _nearest(cfg, keys)
+        if reason is not None:
+            raise InputError(f'--cfg-options {path}: {reason}')
+
+
+def check_input_size(cfg: Config) -> None:
+    """Refuse images that are too small for the detector's strides.
+
+    An image below the largest stride is smaller than one cell of the coarsest map. A batch whose
+    coarsest maps have one cell in all cannot train batch norm. Sizes are those that the config
+    fixes, by ``Resize`` or ``BatchSyncRandomResize``; strides those of an anchor generator.
+
+    Raises:
+        InputError: Naming the key, the size and the stride.
+    """
+    strides = [stride for head in cfg.model.values() for stride in _strides(head)]
+    if not strides:
+        return
+    stride = max(strides)
+    for key, (height, width) in _input_sizes(cfg):
+        if min(height, width) < stride:
+            raise InputError(
+                f'{key}: {width}x{height} px is too small for a map of stride {stride}: use sides '
+                f'of at least {stride} px'
+            )
+        batch_size = cfg.train_dataloader.get('batch_size', 1)
+        cells = -(-height // stride) * -(-width // stride)
+        if batch_size * cells == 1 and not key.startswith(('val_', 'test_')):
+            raise InputError(
+                f'{key}: one image of {width}x{height} px a batch gives batch norm a single cell '
+                f'at stride {stride}: use train_dataloader.batch_size=2, or larger images'
+            )
+
+
+def check_work_dir(work_dir: str | Path) -> None:
+    """Refuse a work dir that cannot be made or written, without making it.
+
+    A file is written to its nearest folder that exists, and removed: what the rights say is no
+    answer for root, nor on a file system that is read-only or full.
+
+    Raises:
+        InputError: Naming the folder that stands in the way.
+    """
+    nearest = Path(work_dir).absolute()
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    remedy = 'give another as --work-dir'
+    if not nearest.is_dir():
+        raise InputError(f'work dir {work_dir}: {nearest} is not a folder; {remedy}')
+    try:
+        with NamedTemporaryFile(prefix='.writable', dir=nearest) as probe:
+            probe.write(b'1')
+            probe.flush()
+    except OSError as error:
+        raise InputError(
+            f'work dir {work_dir}: {nearest} cannot be written ({error.strerror}); {remedy}'
+        ) from error
+
+
+def check_parts(cfg: Config, *names: str) -> None:
+    """Refuse a config that lacks a part of what a run is built from.
+
+    Raises:
+        InputError: Naming the parts.
+    """
+    lacking = [name for name in names if cfg.get(name) is None]
+    if lacking:
+        raise InputError(
+            f'config {cfg.filename} has no {", no ".join(lacking)}: write them, or inherit them by '
+            '_base_'
+        )
+
+
+def check_numbers(cfg: Config) -> None:
+    """Refuse a text where torch or mmengine count with a number, wherever it comes from.
+
+    Raises:
+        InputError: Naming the first such key and its value.
+    """
+    for path, value in paths(cfg):
+        for ending, (kind, lowest, words) in NUMBERS.items():
+            is_it = f'.{path}'.endswith(f'.{ending}') and path.partition('.')[0] in NUMBERS_IN
+            if is_it and value is not None and not _is_number(value, kind, lowest):
+                raise InputError(f'{path} is {value!r}: write {words}')
+
+
+def check_checkpoint(filename: str | Path | None) -> None:
+    """Refuse a local checkpoint that is not there.
+
+    Raises:
+        InputError: Naming it.
+    """
+    if filename is None or '://' in str(filename):
+        return
+    if not Path(filename).expanduser().is_file():
+        raise InputError(f'checkpoint {filename} does not exist')
+
+
+def _fault(cfg: Config, keys: tuple[str, ...], arguments_of: dict) -> str | None:
+    node = cfg
+    for depth, key in enumerate(keys):
+        parent = '.'.join(keys[:depth]) or 'the config'
+        if isinstance(node, list):
+            if not key.isdigit() or int(key) >= len(node):
+                return f'{parent} is a list of {len(node)}, and {key} is no index of it'
+            node = node[int(key)]
+        elif not isinstance(node, dict | Config):
+            return f'{parent} is {node!r}, not a dict'
+        elif key in node:
+            node = node[key]
+        elif key == DELETE or 'type' in node or key in arguments_of.get(keys[:depth], ()):
+            section = _misspelt_section(node, keys[depth:])
+            return section and f'{parent} has no {key!r}; the nearest are {parent}.{section}'
+        else:
+            return f'{parent} has no {key!r}{_nearest(cfg, keys)}'
+    return None
+
+
+def _misspelt_section(node: dict | Config, keys: tuple[str, ...]) -> str | None:
+    """A dict or list of the node that is named nearly as the first of several keys."""
+    sections = [key for key, value in node.items() if isinstance(value, dict | list)]
+    close = difflib.get_close_matches(keys[0], sections, n=1, cutoff=ALIKE) if keys[1:] else []
+    return close[0] if close else None
+
+
+def _is_number(value: object, kind: type | UnionType, lowest: int) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and value >= lowest
+
+
+def _nearest(cfg: Config, keys: tuple[str, ...]) -> str:
+    everything = [path for path, _ in paths(cfg)]
+    same_name = [path for path in everything if path.endswith(f'.{keys[-1]}')]
+    wanted = '.'.join(keys)
+    candidates = [path for path in same_name if path != wanted] or everything
+    close = difflib.get_close_matches(wanted, candidates, n=3, cutoff=0.4)
+    return f'; the nearest are {", ".join(close)}' if close else ''
+
+
+def _arguments(function: type) -> set[str]:
+    return set(inspect.signature(function).parameters)
+
+
+def _strides(head: dict) -> Iterator[int]:
+    if isinstance(head, dict) and 'anchor_generator' in head:
+        for stride in head['anchor_generator'].get('strides', ()):
+            yield stride if isinstance(stride, int) else max(stride)
+
+
+def _input_sizes(cfg: Config) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Where the config fixes an input size, and the smallest height and width there."""
+    for split in ('train', 'val', 'test'):
+        wrapped = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
+        for key, dataset in unwrap(wrapped, f'{split}_dataloader.dataset'):
+            for index, transform in enumerate(dataset.get('pipeline', ())):
+                if type_name(transform) == 'Resize' and 'scale' in transform:
+                    scale = transform['scale']
+                    width, height = (scale, scale) if isinstance(scale, int) else scale
+                    if transform.get('keep_ratio', False):
+                        width = height = max(width, height)
+                    yield f'{key}.pipeline.{index}.scale', (height, width)
+    augments = (cfg.model.get('data_preprocessor') or {}).get('batch_augments') or ()
+    for index, augment in enumerate(augments):
+        if type_name(augment) == 'BatchSyncRandomResize':
+            low = augment['random_size_range'][0]
+            yield f'model.data_preprocessor.batch_augments.{index}.random_size_range', (low, low)

@@ -1,0 +1,42 @@
+"""Which graph a model becomes, and what is shipped of it. Needs mmdet, and mmseg for segmentors."""
+
+from copy import deepcopy
+
+from torch import nn
+
+from castling_det.castling import castle, fold_batch_norms
+from castling_det.export.adaptive_pool import open_adaptive_pools
+from castling_det.export.graph import Graph
+from castling_det.export.pixel_decoder import open_pixel_decoders
+from castling_det.models.attention import CastlingAttention
+
+
+def graphs(model: nn.Module, decodes: bool, half: bool) -> tuple[Graph, Graph]:
+    """The model as it was trained, in float32, and what is shipped of it; both are copies.
+
+    What is shipped is castled, with its batch norms folded.
+
+    Args:
+        model (nn.Module): Detector or segmentor in eval mode.
+        decodes (bool): See :class:`Graph`.
+        half (bool): Weights and activations of what is shipped in float16; linear-angular attention
+            computes its norms and sums in float32 by itself.
+
+    Raises:
+        InputError: If files of such models are not made.
+    """
+    if hasattr(model, 'decode_head'):
+        from castling_det.export.segmentor_graph import SegmentorGraph as Kind
+    else:
+        from castling_det.export.detector_graph import DetectorGraph as Kind
+    trained = Kind(deepcopy(model), decodes).eval().requires_grad_(False)
+    shipped = deepcopy(trained)
+    if any(isinstance(module, CastlingAttention) for module in shipped.modules()):
+        castle(shipped, fold_bn=True)
+    else:
+        fold_batch_norms(shipped)
+    open_adaptive_pools(shipped)
+    open_pixel_decoders(shipped)
+    if half:
+        shipped.model.half()
+    return trained, shipped

@@ -1,0 +1,119 @@
+"""Predictions for images that no data set knows. Needs mmdet, and mmseg for segmentors."""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from mmcv.transforms import Compose
+from mmdet.structures import DetDataSample
+from mmdet.utils import get_test_pipeline_cfg
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+from mmengine.runner import load_state_dict
+from mmengine.structures import BaseDataElement
+from numpy import ndarray
+
+from castling_det.checkpoint import check_fit, read_checkpoint, weights_of
+from castling_det.configs import build_model, type_name
+from castling_det.errors import InputError
+from castling_det.inference.frames import Frame
+
+
+class Predictor(Protocol):
+    """What finds boxes in an image, or the class of each pixel, whatever computes it.
+
+    Attributes:
+        dataset_meta (dict): ``classes``, their names in the order of the labels, and ``palette``.
+    """
+
+    dataset_meta: dict[str, Any]
+
+    def __call__(self, image: ndarray) -> BaseDataElement:
+        """Detect or segment.
+
+        Args:
+            image (ndarray): ``(H, W, 3)``, uint8, BGR.
+
+        Returns:
+            BaseDataElement: On the CPU. Of a detector a ``DetDataSample`` with ``pred_instances``,
+            boxes (x1, y1, x2, y2) in pixels of ``image``; of a segmentor a ``SegDataSample`` with
+            ``pred_sem_seg``, ``(1, H, W)``.
+        """
+
+
+class TrainedModel(Predictor):
+    """A trained detector or segmentor as a function of an image.
+
+    The image goes through the test pipeline, but for the loading of image and annotations. A
+    segmentor predicts as a whole or in sliding windows, as ``model.test_cfg`` says.
+
+    mmdet's ``init_detector`` gives a checkpoint without class names those of COCO; here they come
+    from the config's test data then. mmseg's ``inference_model`` takes its pipeline from a variable
+    of the config file, which a leaf's data loader need not have; here it is the data loader's.
+
+    Args:
+        cfg (Config): Whole config of the model, with the test pipeline.
+        checkpoint (str | Path): Local file: of a Runner, or a bare state dict.
+        device (str): As torch names it. Defaults to 'cpu'.
+
+    Raises:
+        InputError: If the checkpoint does not exist.
+        InputError: If it is of another model, or if there is no such device.
+    """
+
+    def __init__(self, cfg: Config, checkpoint: str | Path, device: str = 'cpu') -> None:
+        if device.startswith('cuda') and not torch.cuda.is_available():
+            raise InputError(f'device {device}: torch finds no GPU here; take --device cpu')
+        content = read_checkpoint(checkpoint)
+        weights = weights_of(content)
+        init_default_scope(cfg.get('default_scope', 'mmdet'))
+        self.model = build_model(cfg)
+        _, misfit = check_fit(weights, self.model, checkpoint)
+        if misfit:
+            raise InputError(misfit)
+        load_state_dict(
+            self.model, {key.removeprefix('module.'): value for key, value in weights.items()}
+        )
+        dataset = dict(deepcopy(cfg.test_dataloader.dataset), lazy_init=True)
+        trained_on = content.get('meta', {}).get('dataset_meta', {})
+        self.dataset_meta = DATASETS.build(dataset).metainfo | trained_on
+        self.model.cfg = cfg
+        self.model.to(device)
+        self.model.eval()
+        self.pipeline = Compose(
+            [dict(type='mmdet.LoadImageFromNDArray'), *_after_loading(get_test_pipeline_cfg(cfg))]
+        )
+
+    @torch.no_grad()
+    def __call__(self, image: ndarray) -> BaseDataElement:
+        packed = self.pipeline(dict(img=image, img_id=0))
+        (sample,) = self.model.test_step({key: [value] for key, value in packed.items()})
+        return sample.cpu()
+
+
+def _after_loading(pipeline: list[dict]) -> list[dict]:
+    return [step for step in pipeline if not type_name(step).startswith('Load')]
+
+
+def records(frame: Frame, sample: DetDataSample, classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Predictions as json can hold them, one dict a box.
+
+    Returns:
+        list[dict]: ``file`` (and ``frame``, from 0, of a video), ``bbox_xyxy`` in pixels, ``score``
+        and ``label``, the name of the class.
+    """
+    place = dict(file=frame.file.name)
+    if frame.number is not None:
+        place['frame'] = frame.number
+    instances = sample.pred_instances
+    boxes, scores, labels = (instances[key].tolist() for key in ('bboxes', 'scores', 'labels'))
+    return [
+        dict(
+            place,
+            bbox_xyxy=[round(side, 2) for side in box],
+            score=round(score, 4),
+            label=classes[label],
+        )
+        for box, score, label in zip(boxes, scores, labels, strict=True)
+    ]

@@ -1,0 +1,329 @@
+"""Detect or segment with an exported ONNX file; needs onnxruntime, numpy and Pillow alone.
+
+python run_onnx.py model.onnx image.jpg --out picture.png
+
+``tools/export_onnx.py`` puts a copy of this file beside each model. To use it as a module::
+
+    detect = open_model('detector.onnx')
+    boxes, scores, labels = detect(Image.open('image.jpg'))
+    names = [detect.classes[label] for label in labels]
+
+    segment = open_model('segmentor.onnx')
+    labels = segment(Image.open('image.jpg'))  # (H, W)
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnxruntime
+from numpy import ndarray
+from PIL import Image, ImageDraw, ImageOps
+
+
+class OnnxModel:
+    """What detectors and segmentors in an ONNX file have in common; :func:`open_model` makes one.
+
+    Attributes:
+        classes (list[str]): Names, in the order of the labels.
+        palette (list[tuple]): A colour (R, G, B) for each of them.
+        metadata (dict): All that the file says of itself.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, metadata: dict) -> None:
+        self.session, self.metadata = session, metadata
+        self.classes = metadata['classes']
+        self.palette = [tuple(colour) for colour in metadata['palette']]
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width that an image is resized to.
+
+        They are fixed, or in the image's proportions as large as ``most_sides`` of the metadata
+        allow: the shorter side and the longer one.
+        """
+        most = self.metadata.get('most_sides')
+        if most is None:
+            return tuple(self.metadata['input_size'])
+        factor = min(most[0] / min(height, width), most[1] / max(height, width))
+        return int(height * factor + 0.5), int(width * factor + 0.5)
+
+    def _run(self, image: ndarray) -> list[ndarray]:
+        """Outputs for an image ``(H, W, 3)``, resized as the file wants it."""
+        size = self.input_size(*image.shape[:2])
+        pixels = resize(image, *size, self.metadata['interpolation'])
+        outputs = self.session.run(None, {'image': pixels.transpose(2, 0, 1)[None]})
+        return [output[0] for output in outputs]
+
+
+class Detections(NamedTuple):
+    """What was found in an image, best first.
+
+    Attributes:
+        boxes (ndarray): ``(n, 4)``, float32, x1, y1, x2, y2 in pixels of the image.
+        scores (ndarray): ``(n,)``, float32.
+        labels (ndarray): ``(n,)``, int64, places in ``OnnxDetector.classes``.
+    """
+
+    boxes: ndarray
+    scores: ndarray
+    labels: ndarray
+
+
+class OnnxDetector(OnnxModel):
+    """A detector, written with ``--decode boxes`` or ``nms``, as a function from image to boxes."""
+
+    def __call__(self, image: Image.Image | ndarray) -> Detections:
+        """Detect.
+
+        Args:
+            image (Image | ndarray): A picture, turned as its EXIF data say, or RGB values
+                ``(H, W, 3)``, uint8.
+
+        Returns:
+            Detections: All that the file's score threshold lets through.
+        """
+        image = rgb_values(image)
+        outputs = self._run(image)
+        if self.metadata['decode'] == 'nms':
+            used = outputs[1] > 0
+            found = Detections(*(each[used] for each in outputs))
+        else:
+            found = self._suppress(*outputs)
+        height, width = self.input_size(*image.shape[:2])
+        sides = np.array([image.shape[1] / width, image.shape[0] / height] * 2, np.float32)
+        return found._replace(boxes=found.boxes * sides)
+
+    def _suppress(self, boxes: ndarray, scores: ndarray) -> Detections:
+        """Boxes ``(N, 4)`` and scores ``(N, classes)`` of all cells to what is found."""
+        cells, labels = np.nonzero(scores > self.metadata['score_thr'])
+        found = Detections(boxes[cells], scores[cells, labels], labels)
+        kept = nms(*found, self.metadata['iou_threshold'], self.metadata['max_per_img'])
+        return Detections(*(each[kept] for each in found))
+
+
+class OnnxSegmentor(OnnxModel):
+    """A segmentor as a function from an image to the class of each of its pixels."""
+
+    def __call__(self, image: Image.Image | ndarray) -> ndarray:
+        """Segment.
+
+        Where the file's size is not the image's, the logits of ``--decode raw`` are interpolated,
+        as in training and tests; of ``--decode labels`` each pixel takes the nearest label.
+
+        Args:
+            image (Image | ndarray): A picture, turned as its EXIF data say, or RGB values
+                ``(H, W, 3)``, uint8.
+
+        Returns:
+            ndarray: ``(H, W)``, int64, places in ``classes``.
+        """
+        image = rgb_values(image)
+        (output,) = self._run(image)
+        height, width = image.shape[:2]
+        if self.metadata['decode'] == 'raw':
+            return _interpolate(output.transpose(1, 2, 0), height, width, 'bilinear').argmax(axis=2)
+        rows, cols = (
+            ((np.arange(n) + 0.5) * size / n).astype(int)
+            for n, size in zip((height, width), output.shape, strict=True)
+        )
+        return output[rows[:, None], cols]
+
+
+def open_model(
+    model: str | Path, threads: int = 0, providers: Sequence[str] = ('CPUExecutionProvider',)
+) -> OnnxDetector | OnnxSegmentor:
+    """Read an ONNX file.
+
+    Args:
+        model (str | Path): File written by ``tools/export_onnx.py``.
+        threads (int): Of each operation on the CPU; 0 leaves it to onnxruntime. Defaults to 0.
+        providers (Sequence[str]): onnxruntime's execution providers. Defaults to the CPU's.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it was not written by ``tools/export_onnx.py``, or holds a detector's raw
+            outputs.
+    """
+    if not Path(model).is_file():
+        raise FileNotFoundError(f'ONNX file {model} does not exist')
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(model), options, providers=list(providers))
+    stored = session.get_modelmeta().custom_metadata_map
+    if 'task' not in stored:
+        raise ValueError(f'{model} does not say its task: write it with tools/export_onnx.py')
+    metadata = {key: json.loads(value) for key, value in stored.items()}
+    if metadata['task'] == 'segmentation':
+        return OnnxSegmentor(session, metadata)
+    if metadata['decode'] == 'raw':
+        raise ValueError(f'{model} holds raw outputs: export it with --decode boxes or nms')
+    return OnnxDetector(session, metadata)
+
+
+def rgb_values(image: Image.Image | ndarray) -> ndarray:
+    """``(H, W, 3)``, uint8, of a picture, turned as its EXIF data say."""
+    if isinstance(image, Image.Image):
+        return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
+    return image
+
+
+def resize(image: ndarray, height: int, width: int, interpolation: str) -> ndarray:
+    """Resize as OpenCV does, with which models are trained and tested.
+
+    Pillow's filters are others, and average where they shrink, which models see.
+
+    Args:
+        image (ndarray): ``(H, W, 3)``, uint8.
+        height, width (int): Of the result.
+        interpolation (str): 'bilinear' or 'bicubic'.
+
+    Returns:
+        ndarray: ``(height, width, 3)``, float32, whole numbers from 0 to 255.
+    """
+    if interpolation == 'bicubic':
+        return np.clip(np.rint(_interpolate(image, height, width, interpolation)), 0, 255)
+    # OpenCV's weights have 11 bits here; 20 of the sum's 22 are cut off row by row, 2 are rounded.
+    rows, row_weights = _taps(height, image.shape[0], interpolation)
+    cols, col_weights = _taps(width, image.shape[1], interpolation)
+    row_weights, col_weights = (np.rint(w * 2048).astype(int) for w in (row_weights, col_weights))
+    wide = sum(image[:, i] * w[:, None] for i, w in zip(cols, col_weights, strict=True))
+    full = sum(
+        (wide[i] >> 4) * w[:, None, None] >> 16 for i, w in zip(rows, row_weights, strict=True)
+    )
+    return ((full + 2) >> 2).astype(np.float32)
+
+
+def _interpolate(image: ndarray, height: int, width: int, interpolation: str) -> ndarray:
+    """Resize ``(H, W, channels)`` in float32."""
+    rows, row_weights = _taps(height, image.shape[0], interpolation)
+    cols, col_weights = _taps(width, image.shape[1], interpolation)
+    tall = sum(image[i] * w[:, None, None] for i, w in zip(rows, row_weights, strict=True))
+    return sum(tall[:, i] * w[:, None] for i, w in zip(cols, col_weights, strict=True))
+
+
+def _taps(num_out: int, num_in: int, interpolation: str) -> tuple[ndarray, ndarray]:
+    """Places ``(taps, num_out)`` in the input, and their weights, of each pixel of the output."""
+    places = (np.arange(num_out) + 0.5) * num_in / num_out - 0.5
+    offsets = np.arange(2) if interpolation == 'bilinear' else np.arange(-1, 3)
+    taps = np.floor(places) + offsets[:, None]
+    d = np.abs(places - taps)
+    weights = 1 - d if interpolation == 'bilinear' else _cubic(d)
+    return np.clip(taps, 0, num_in - 1).astype(np.int64), weights.astype(np.float32)
+
+
+def _cubic(d: ndarray, a: float = -0.75) -> ndarray:
+    """The kernel of cubic convolution at distances from 0 to 2; ``a`` is OpenCV's."""
+    near = ((a + 2) * d - (a + 3)) * d**2 + 1
+    far = a * (((d - 5) * d + 8) * d - 4)
+    return np.where(d <= 1, near, far)
+
+
+def nms(
+    boxes: ndarray, scores: ndarray, labels: ndarray, iou_threshold: float, max_kept: int
+) -> ndarray:
+    """Greedy non-maximum suppression within each class.
+
+    Args:
+        boxes (ndarray): ``(N, 4)``, x1, y1, x2, y2.
+        scores (ndarray): ``(N,)``.
+        labels (ndarray): ``(N,)``.
+        iou_threshold (float): A box goes if its IoU with a better one of its class is greater.
+        max_kept (int): How many of the best to keep.
+
+    Returns:
+        ndarray: ``(K,)``, int64, the kept boxes by descending score.
+    """
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    order = np.argsort(-scores, kind='stable')
+    kept = []
+    while len(order) and len(kept) < max_kept:
+        best, order = order[0], order[1:]
+        kept.append(best)
+        corner = np.maximum(boxes[order, :2], boxes[best, :2])
+        sides = np.minimum(boxes[order, 2:], boxes[best, 2:]) - corner
+        shared = np.clip(sides, 0, None).prod(axis=1)
+        covered = shared > iou_threshold * (areas[order] + areas[best] - shared)
+        order = order[~covered | (labels[order] != labels[best])]
+    return np.array(kept, dtype=np.int64)
+
+
+def draw_boxes(image: ndarray, found: Detections, detector: OnnxDetector) -> Image.Image:
+    """A picture of RGB values ``(H, W, 3)`` with boxes on it."""
+    picture = Image.fromarray(image)
+    pen = ImageDraw.Draw(picture)
+    for box, score, label in reversed(list(zip(*found, strict=True))):  # the best on top
+        colour, text = detector.palette[label], f'{detector.classes[label]} {score:.2f}'
+        left, top, right, bottom = map(float, box)
+        pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=2)
+        label_box = pen.textbbox((left, top), text)
+        pen.rectangle(label_box, fill=colour)
+        pen.text((left, top), text, fill='white' if sum(colour) < 384 else 'black')
+    return picture
+
+
+def draw_labels(labels: ndarray, segmentor: OnnxSegmentor) -> Image.Image:
+    """A label map ``(H, W)`` as a picture whose pixels are classes, with their colours."""
+    picture = Image.fromarray(labels.astype(np.uint8), mode='P')
+    picture.putpalette(np.array(segmentor.palette, np.uint8).tobytes())
+    return picture
+
+
+def box_records(found: Detections, detector: OnnxDetector) -> list[dict]:
+    """Boxes for json."""
+    return [
+        dict(
+            bbox_xyxy=[round(float(side), 2) for side in box],
+            score=round(float(score), 4),
+            label=detector.classes[label],
+        )
+        for box, score, label in zip(*found, strict=True)
+    ]
+
+
+def label_records(labels: ndarray, segmentor: OnnxSegmentor) -> list[dict]:
+    """The classes of a label map for json, the largest first, with their shares of the pixels."""
+    present, counts = np.unique(labels, return_counts=True)
+    return [
+        dict(label=segmentor.classes[present[i]], share=round(float(counts[i] / labels.size), 4))
+        for i in np.argsort(-counts, kind='stable')
+    ]
+
+
+def main() -> None:
+    """The command: what is found as json on the standard output, and on a picture."""
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('model', help='ONNX file')
+    parser.add_argument('image', help='image file')
+    parser.add_argument('--out', help='picture to write, with boxes or laid over by labels')
+    parser.add_argument('--labels', help="a segmentor's label map to write, a PNG with a palette")
+    parser.add_argument('--score-thr', type=float, default=0.3, help='least score, 0 to 1')
+    parser.add_argument('--threads', type=int, default=0, help="default: onnxruntime's choice")
+    parser.add_argument('--provider', default='CPUExecutionProvider', help="onnxruntime's name")
+    args = parser.parse_args()
+    try:
+        model = open_model(args.model, args.threads, [args.provider])
+        image = rgb_values(Image.open(args.image))
+        found = model(image)
+        if isinstance(model, OnnxSegmentor):
+            label_map = draw_labels(found, model)
+            picture = Image.blend(Image.fromarray(image), label_map.convert('RGB'), 0.6)
+            records = label_records(found, model)
+            if args.labels:
+                label_map.save(args.labels)
+        else:
+            found = Detections(*(each[found.scores >= args.score_thr] for each in found))
+            picture, records = draw_boxes(image, found, model), box_records(found, model)
+        if args.out:
+            picture.save(args.out)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f'error: {error}') from error
+    json.dump(records, sys.stdout, indent=1)
+    sys.stdout.write('\n')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,1 @@
+"""All that draws boxes and label maps, of predictions and of the truth."""

@@ -1,0 +1,41 @@
+custom_imports = dict(
+    imports=['castling_det', 'castling_det.detection'], allow_failed_imports=False
+)
+default_scope = 'mmdet'
+
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=50),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=2),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='DetVisualizationHook'),
+)
+custom_hooks = [
+    dict(type='CastlingHook'),
+    dict(type='ResumeHook'),  # a resumed training repeats the uninterrupted one
+    dict(type='FiniteLossHook'),  # NaN stops it, with the images named
+    dict(type='CheckpointFitHook'),  # the weights of another model stop it
+    dict(
+        type='EMAHook',
+        ema_type='MomentumAnnealingEMA',  # as PicoDet: min(0.9998, t / (10 + t)) of the old average
+        momentum=0.0002,
+        gamma=10,
+        update_buffers=True,
+        priority='ABOVE_NORMAL',
+    ),
+]
+
+env_cfg = dict(
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'),
+)
+visualizer = dict(
+    type='LegibleVisualizer', name='visualizer', vis_backends=[dict(type='LocalVisBackend')]
+)
+log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
+randomness = dict(seed=0)
+log_level = 'INFO'
+load_from = None
+resume = False

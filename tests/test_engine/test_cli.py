@@ -1,0 +1,116 @@
+import argparse
+import os
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from castling_det.engine.cli import (
+    add_config_arguments,
+    add_run_arguments,
+    errors_in_one_sentence,
+    load_config,
+    load_run_config,
+)
+
+DEMO = 'castling_det::castling_picodet/castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a config file, and return its path."""
+
+    def write(text: str, name: str = 'leaf.py') -> Path:
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return write
+
+
+def sentence(config: Path, options: dict | None = None) -> str:
+    with pytest.raises(SystemExit) as left, errors_in_one_sentence():
+        load_config(config, options)
+    assert '\n' not in left.value.code
+    return left.value.code
+
+
+def test_missing_config(tmp_path):
+    assert sentence(tmp_path / 'no.py') == f'error: config {tmp_path}/no.py does not exist'
+
+
+@pytest.mark.parametrize(
+    ('text', 'line', 'reason'),
+    [
+        ('a = 1\nb = (', 2, "SyntaxError: '(' was never closed"),
+        ('a = 1\n\nb = c', 3, "NameError: name 'c' is not defined"),
+        ("a = 1\nb = int('x')", 2, 'ValueError: invalid literal'),
+    ],
+)
+def test_python_error_is_found_by_file_and_line(write, text, line, reason):
+    base = write(text, 'base.py')
+    assert f'{base}, line {line}: {reason}' in sentence(base)
+    leaf = write("_base_ = 'base.py'")
+    assert f'config {leaf} cannot be read: {base}, line {line}: {reason}' in sentence(leaf)
+
+
+def test_missing_base(write, tmp_path):
+    leaf = write("_base_ = ['nowhere.py']")
+    assert f'config {leaf} cannot be read: {tmp_path}/./nowhere.py' in sentence(leaf).replace(
+        f'{tmp_path}/nowhere.py', f'{tmp_path}/./nowhere.py'
+    )
+
+
+def test_dict_over_a_value_of_the_base(write):
+    write('a = dict(b=1)', 'base.py')
+    leaf = write("_base_ = ['base.py']\na = dict(b=dict(c=1))")
+    assert f'{leaf}: TypeError: b=' in sentence(leaf) and '_delete_=True' in sentence(leaf)
+
+
+def test_custom_import_that_does_not_exist(write):
+    leaf = write("custom_imports = dict(imports=['no_such_module'], allow_failed_imports=False)")
+    assert sentence(leaf).endswith("custom_imports: No module named 'no_such_module'")
+
+
+def test_programming_error_of_a_custom_import_keeps_its_traceback(write, monkeypatch):
+    write('1 / 0', 'faulty_module_of_a_test.py')
+    leaf = write("custom_imports = dict(imports=['faulty_module_of_a_test'])")
+    monkeypatch.syspath_prepend(leaf.parent)
+    with pytest.raises(ZeroDivisionError), errors_in_one_sentence():
+        load_config(leaf)
+
+
+def test_options_are_merged(write):
+    cfg = load_config(write(f"_base_ = '{DEMO}'"), {'optim_wrapper.optimizer.lr': 1.0})
+    assert isinstance(cfg, Config) and cfg.optim_wrapper.optimizer.lr == 1
+
+
+def test_options_that_lead_nowhere_are_refused(write):
+    text = sentence(write(f"_base_ = '{DEMO}'"), {'optimizer.lr': 1.0})
+    assert text.startswith("error: --cfg-options optimizer.lr: the config has no 'optimizer'")
+
+
+def test_text_where_a_number_is_counted_with(write):
+    parser = argparse.ArgumentParser()
+    add_config_arguments(parser)
+    add_run_arguments(parser)
+    options = ['--cfg-options', 'train_dataloader.batch_size=abc']
+    args = parser.parse_args([str(write(f"_base_ = '{DEMO}'")), *options])
+    with pytest.raises(SystemExit) as left, errors_in_one_sentence():
+        load_run_config(args)
+    assert left.value.code.startswith("error: train_dataloader.batch_size is 'abc': write a whole")
+
+
+def test_work_dir_of_the_command_line_of_the_config_and_of_its_name(write, monkeypatch):
+    monkeypatch.setenv('LOCAL_RANK', '3')
+
+    def work_dir(config: Path, *arguments: str) -> str:
+        parser = argparse.ArgumentParser()
+        add_config_arguments(parser)
+        add_run_arguments(parser)
+        return load_run_config(parser.parse_args([str(config), *arguments])).work_dir
+
+    plain, own = write('a = 1', 'plain.py'), write("work_dir = 'own'", 'own.py')
+    assert work_dir(plain) == 'work_dirs/plain'
+    assert work_dir(own) == 'own'
+    assert work_dir(own, '--work-dir', 'given') == 'given'
+    assert os.environ['LOCAL_RANK'] == '3'

@@ -1,0 +1,171 @@
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config, ConfigDict
+
+from castling_det.engine.config_checks import (
+    check_checkpoint,
+    check_input_size,
+    check_numbers,
+    check_options,
+    check_parts,
+    check_work_dir,
+)
+from castling_det.errors import InputError
+
+CONFIGS = Path(__file__).parents[2] / 'configs' / 'castling_picodet'
+DEMO = CONFIGS / 'castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
+
+
+@pytest.fixture(scope='module')
+def cfg() -> Config:
+    return Config.fromfile(DEMO)
+
+
+@pytest.mark.parametrize(
+    'path',
+    [
+        'model.backbone.arch',
+        'model.backbone.new_argument',  # building refuses what the type does not take
+        'optim_wrapper.clip_grad.max_norm',
+        'model.backbone._delete_',
+        'model.train_cfg._delete_',
+        'custom_hooks.0.end',
+        'train_dataloader.dataset.pipeline.2.prob',
+        'train_dataloader.drop_last',
+        'randomness.deterministic',
+        'work_dir',
+        'experiment_name',
+        'find_unused_parameters',
+        'default_hooks.checkpoint.save_best',
+        'model.init_cfg.checkpoint',  # a new section
+        'optim_wrapper.paramwise_cfg.norm_decay_mult',
+    ],
+)
+def test_options_that_have_an_effect(cfg, path):
+    check_options(cfg, {path: 1})
+
+
+@pytest.mark.parametrize(
+    ('path', 'reason', 'nearest'),
+    [
+        ('modle.backbone.arch', "the config has no 'modle'", 'model.backbone.arch'),
+        ('optimizer.lr', "the config has no 'optimizer'", 'optim_wrapper.optimizer.lr'),
+        ('model.train_cfg.inital_epoch', "has no 'inital_epoch'", 'model.train_cfg.initial_epoch'),
+        ('train_dataloader.batchsize', "has no 'batchsize'", 'train_dataloader.batch_size'),
+        ('model.backbon.x', "model has no 'backbon'", 'model.backbone'),
+        ('optim_wrapper.optimiser.lr', "has no 'optimiser'", 'optim_wrapper.optimizer'),
+        ('custom_hooks.99.end', '99 is no index of it', ''),
+        ('custom_hooks.first.end', 'first is no index of it', ''),
+        ('load_from.x', 'load_from is None, not a dict', ''),
+        ('max_epochs', 'is a variable of the file', 'train_cfg.max_epochs'),
+        ('train_pipeline.2.prob', 'is a variable', 'train_dataloader.dataset.pipeline.2.prob'),
+    ],
+)
+def test_options_without_effect(cfg, path, reason, nearest):
+    with pytest.raises(ValueError) as refused:
+        check_options(cfg, {'work_dir': 'x', path: 1})
+    said, _, near = str(refused.value).partition('; the nearest are ')
+    assert said.startswith(f'--cfg-options {path}: ') and reason in said
+    assert nearest in near
+
+
+def detector(scale, keep_ratio=False, batch_size=2, split='train', **preprocessor) -> Config:
+    resize = dict(type='Resize', scale=scale, keep_ratio=keep_ratio)
+    head = dict(anchor_generator=dict(strides=[8, (16, 16), 32]))
+    loader = ConfigDict(dataset=dict(dataset=dict(pipeline=[resize])))
+    return Config(
+        {
+            'model': dict(bbox_head=head, data_preprocessor=preprocessor),
+            'train_dataloader': dict(batch_size=batch_size, dataset=dict(pipeline=[])),
+            f'{split}_dataloader': dict(loader, batch_size=batch_size),
+        }
+    )
+
+
+@pytest.mark.parametrize('scale', [(31, 320), (320, 31), 16])
+def test_input_below_the_largest_stride(scale):
+    with pytest.raises(ValueError, match=r'dataset\.pipeline\.0\.scale: \d+x\d+ px is too small'):
+        check_input_size(detector(scale))
+
+
+def test_long_side_counts_where_the_ratio_is_kept():
+    check_input_size(detector((320, 16), keep_ratio=True))
+    with pytest.raises(ValueError, match='stride 32'):
+        check_input_size(detector((31, 16), keep_ratio=True))
+
+
+def test_smallest_size_of_multi_scale_training():
+    augment = dict(type='BatchSyncRandomResize', random_size_range=(16, 320))
+    with pytest.raises(ValueError, match='random_size_range: 16x16 px'):
+        check_input_size(detector((320, 320), batch_augments=[augment]))
+
+
+def test_batch_norm_needs_two_cells_in_training():
+    with pytest.raises(ValueError, match='train_dataloader.batch_size=2'):
+        check_input_size(detector((32, 32), batch_size=1))
+    check_input_size(detector((33, 32), batch_size=1))
+    check_input_size(detector((32, 32), batch_size=2))
+    check_input_size(detector((32, 32), batch_size=1, split='val'))
+
+
+def test_shipped_configs_are_large_enough():
+    for config in sorted(CONFIGS.glob('*.py')):
+        check_input_size(Config.fromfile(config))
+        check_numbers(Config.fromfile(config))
+
+
+def test_work_dir(tmp_path):
+    (tmp_path / 'file').touch()
+    check_work_dir(tmp_path / 'new' / 'folders')
+    assert not (tmp_path / 'new').exists()
+    with pytest.raises(ValueError, match='file is not a folder; give another as --work-dir'):
+        check_work_dir(tmp_path / 'file' / 'work')
+    with pytest.raises(ValueError, match='/proc cannot be written|/proc/self'):
+        check_work_dir('/proc/self/work')
+
+
+def test_work_dir_is_really_tried(tmp_path, monkeypatch):
+    """The rights of root are no proof: a kernel's file system takes no files."""
+    monkeypatch.setattr('os.access', lambda *_, **__: True)
+    with pytest.raises(ValueError, match=r'work dir /proc/x: /proc cannot be written \(.+\); give'):
+        check_work_dir('/proc/x')
+    check_work_dir(tmp_path / 'x')
+    assert not list(tmp_path.iterdir())
+
+
+def test_lacking_parts_are_named(cfg, tmp_path):
+    check_parts(cfg, 'model', 'train_cfg', 'test_cfg')
+    (tmp_path / 'part.py').write_text('model = None\ntest_cfg = dict()')
+    part = Config.fromfile(tmp_path / 'part.py')
+    with pytest.raises(ValueError, match=r'/part\.py has no model, no test_dataloader: '):
+        check_parts(part, 'model', 'test_dataloader', 'test_cfg')
+
+
+@pytest.mark.parametrize(
+    ('path', 'value', 'remedy'),
+    [
+        ('train_dataloader.batch_size', 'abc', 'a whole number'),
+        ('train_dataloader.batch_size', 1.5, 'a whole number'),
+        ('val_dataloader.batch_size', 0, 'at least 1'),
+        ('test_dataloader.num_workers', -1, 'at least 0'),
+        ('optim_wrapper.optimizer.lr', 'abc', 'a number'),
+        ('optim_wrapper.optimizer.weight_decay', [1, 2], 'a number'),
+        ('train_cfg.max_epochs', True, 'a whole number'),
+    ],
+)
+def test_no_number_where_one_is_counted_with(cfg, path, value, remedy):
+    check_numbers(cfg)
+    wrong = Config.fromfile(DEMO)
+    wrong.merge_from_dict({path: value})
+    with pytest.raises(ValueError) as refused:
+        check_numbers(wrong)
+    assert str(refused.value).startswith(f'{path} is {value!r}: write ')
+    assert remedy in str(refused.value)
+
+
+def test_checkpoint(tmp_path):
+    check_checkpoint(None)
+    check_checkpoint('https://example.org/remote.pth')  # refused by name where it is read
+    with pytest.raises(InputError, match='no.pth does not exist'):
+        check_checkpoint(tmp_path / 'no.pth')

@@ -1,0 +1,236 @@
+"""The runtime file on graphs written by hand, whose boxes and labels are known."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import mmcv
+import numpy as np
+import pytest
+import torch
+from mmcv.ops import batched_nms
+from PIL import Image
+from torch.nn import functional as F
+
+onnx = pytest.importorskip('onnx', reason="the extra 'export' is not installed")
+pytest.importorskip('onnxruntime')
+
+from castling_det.errors import InputError
+from castling_det.inference import onnx_runtime  # noqa: E402
+from castling_det.inference.onnx_predictor import OnnxPredictor  # noqa: E402
+from castling_det.inference.run_onnx import nms, open_model, resize  # noqa: E402
+
+METADATA = dict(
+    task='detection',
+    classes=['cat', 'dog'],
+    palette=[[255, 0, 0], [0, 0, 255]],
+    decode='boxes',
+    input_size=[20, 40],
+    most_sides=None,
+    interpolation='bicubic',
+    score_thr=0.2,
+    iou_threshold=0.5,
+    max_per_img=100,
+)
+
+
+def write(path: Path, metadata: dict) -> Path:
+    """Three boxes in an input of 20 x 40; the last is the first once more, 0.05 less sure.
+
+    The score of a dog in the second is the mean of the image's red, divided by 255.
+    """
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 18]>
+        known (float[batch, 3, height, width] image)
+            => (float[1, 3, 4] boxes, float[1, 3, 2] scores)
+        {
+            boxes = Constant <value = float[1, 3, 4]
+                {0, 0, 10, 10,  20, 5, 40, 20,  0, 0, 10, 9}> ()
+            certain = Constant <value = float[1, 3, 2] {0.9, 0.1,  0, 0,  0.85, 0}> ()
+            place = Constant <value = float[1, 3, 2] {0, 0,  0, 0.00392156862745098,  0, 0}> ()
+            mean = ReduceMean <keepdims = 0> (red)
+            measured = Mul (place, mean)
+            scores = Add (certain, measured)
+            first = Constant <value = int64[1] {0}> ()
+            second = Constant <value = int64[1] {1}> ()
+            red = Slice (image, first, second, second)
+        }
+    """)
+    nodes = {node.output[0]: node for node in model.graph.node}
+    names = ['boxes', 'certain', 'place', 'first', 'second', 'red', 'mean', 'measured', 'scores']
+    order = [nodes[name] for name in names]
+    del model.graph.node[:]
+    model.graph.node.extend(order)
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
+    onnx.save(model, path)
+    return path
+
+
+def write_segmentor(path: Path, decode: str) -> Path:
+    """Red, green and blue are the logits of three classes."""
+    model = onnx.parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["" : 18]>
+        colours (float[batch, 3, height, width] image) => """
+        + (
+            '(int64[batch, height, width] labels) '
+            '{ labels = ArgMax <axis = 1, keepdims = 0> (image) }'
+            if decode == 'labels'
+            else '(float[batch, 3, height, width] logits) { logits = Identity (image) }'
+        )
+    )
+    metadata = dict(
+        task='segmentation',
+        decode=decode,
+        classes=['red', 'green', 'blue'],
+        palette=[[255, 0, 0], [0, 255, 0], [0, 0, 255]],
+        input_size=[20, 40],
+        most_sides=None,
+        interpolation='bilinear',
+    )
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture
+def known(tmp_path) -> Path:
+    return write(tmp_path / 'known.onnx', METADATA)
+
+
+def picture(height: int, width: int, red: int) -> np.ndarray:
+    """RGB."""
+    return np.full((height, width, 3), (red, 40, 80), np.uint8)
+
+
+def test_detector_resizes_suppresses_and_scales_back(known):
+    found = open_model(known, threads=1)(picture(40, 120, red=153))
+    assert found.labels.tolist() == [0, 1]
+    assert found.scores == pytest.approx([0.9, 0.6])
+    assert found.boxes.tolist() == [[0, 0, 30, 20], [60, 10, 120, 40]]
+    assert len(open_model(known)(picture(40, 120, red=50)).boxes) == 1  # 0.2 is not above 0.2
+
+
+@pytest.mark.parametrize('size', [(333, 500), (500, 333), (97, 400)], ids=str)
+def test_images_that_keep_their_proportions_are_sized_as_by_mmcv(tmp_path, size):
+    model = open_model(write(tmp_path / 'known.onnx', METADATA | dict(most_sides=[20, 40])))
+    assert model.input_size(*size)[::-1] == mmcv.rescale_size(size[::-1], (40, 20))
+    found = model(picture(*size, red=153))
+    scale = [size[1] / model.input_size(*size)[1], size[0] / model.input_size(*size)[0]]
+    assert found.boxes[0] == pytest.approx([0, 0, 10 * scale[0], 10 * scale[1]])
+
+
+def test_predictor_takes_bgr_and_gives_what_mmdet_would(known):
+    predictor = OnnxPredictor(known)
+    assert predictor.dataset_meta['classes'] == ('cat', 'dog')
+    found = predictor(picture(20, 40, red=153)[..., ::-1]).pred_instances
+    assert found.labels.tolist() == [0, 1] and found.bboxes.dtype == torch.float32
+    assert found.scores.tolist() == pytest.approx([0.9, 0.6])
+
+
+def test_segmentor_gives_labels_of_the_images_size(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (5, 8, 3), dtype=np.uint8)
+    image = cv2.resize(image, (97, 61), interpolation=cv2.INTER_CUBIC)
+    small = torch.from_numpy(cv2.resize(image, (40, 20))).permute(2, 0, 1)[None].float()
+    by_logits = F.interpolate(small, (61, 97), mode='bilinear').argmax(dim=1)[0].numpy()
+    by_labels = F.interpolate(small.argmax(1)[:, None].float(), (61, 97), mode='nearest-exact')
+    found = open_model(write_segmentor(tmp_path / 'raw.onnx', 'raw'))(image)
+    assert found.dtype == np.int64 and (found == by_logits).mean() > 0.999
+    labels = write_segmentor(tmp_path / 'labels.onnx', 'labels')
+    found = open_model(labels)(image)
+    assert found.dtype == np.int64 and np.array_equal(found, by_labels[0, 0])
+    assert 0.9 < (found == by_logits).mean() < 1
+    sample = OnnxPredictor(labels)(image[..., ::-1])
+    assert np.array_equal(sample.pred_sem_seg.data[0], found)
+
+
+def test_command_writes_a_label_map_and_an_overlay(tmp_path, monkeypatch, capsys):
+    image = np.zeros((20, 40, 3), np.uint8)
+    image[:, :30, 2], image[:, 30:, 0] = 100, 200
+    Image.fromarray(image).save(tmp_path / 'a.png')
+    model = write_segmentor(tmp_path / 'a.onnx', 'labels')
+    command = ['run_onnx.py', model, tmp_path / 'a.png', '--out', tmp_path / 'b.png']
+    command += ['--labels', tmp_path / 'labels.png']
+    monkeypatch.setattr(sys, 'argv', list(map(str, command)))
+    onnx_runtime.main()
+    assert json.loads(capsys.readouterr().out) == [
+        dict(label='blue', share=0.75),
+        dict(label='red', share=0.25),
+    ]
+    labels = Image.open(tmp_path / 'labels.png')
+    assert labels.mode == 'P' and labels.getpalette()[:9] == [255, 0, 0, 0, 255, 0, 0, 0, 255]
+    assert np.array_equal(
+        np.asarray(labels), np.where(np.arange(40) < 30, 2, 0)[None].repeat(20, 0)
+    )
+    drawn = np.asarray(Image.open(tmp_path / 'b.png'))
+    assert drawn[0, 0].tolist() == [0, 0, 193] and drawn[0, 39].tolist() == [233, 0, 0]
+
+
+def test_command_needs_neither_torch_nor_openmmlab(known, tmp_path):
+    """A copy of the file elsewhere, on a picture that lies on its side."""
+    upright = picture(40, 120, red=153)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.fromarray(np.rot90(upright).copy()).save(tmp_path / 'a.png', exif=exif)
+    (tmp_path / 'runtime.py').write_bytes(Path(onnx_runtime.__file__).read_bytes())
+    blocked = ['torch', 'torchvision', 'mmcv', 'mmdet', 'mmengine', 'cv2', 'castling_det', 'onnx']
+    script = (
+        'import runpy, sys\n'
+        f'sys.modules.update(dict.fromkeys({blocked}))\n'
+        'sys.argv = ["runtime.py", "known.onnx", "a.png", "--out", "b.png", "--score-thr", "0.5"]\n'
+        'runpy.run_path("runtime.py", run_name="__main__")'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', script],
+        cwd=tmp_path,
+        env=os.environ | {'PYTHONPATH': ''},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [
+        dict(bbox_xyxy=[0, 0, 30, 20], score=0.9, label='cat'),
+        dict(bbox_xyxy=[60, 10, 120, 40], score=0.6, label='dog'),
+    ]
+    drawn = np.asarray(Image.open(tmp_path / 'b.png'))
+    assert drawn.shape == upright.shape
+    assert drawn[35, 60].tolist() == [0, 0, 255] and drawn[35, 80].tolist() == [153, 40, 80]
+
+
+@pytest.mark.parametrize(
+    ('name', 'flag', 'most'),
+    [('bicubic', cv2.INTER_CUBIC, 0.001), ('bilinear', cv2.INTER_LINEAR, 0)],
+)
+def test_resize_is_opencvs(name, flag, most):
+    """From pictures larger, smaller and of the same size, bicubic up to one rounding."""
+    rng = np.random.default_rng(0)
+    for height, width in ((61, 90), (7, 9), (66, 80), (33, 40)):
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        expected = cv2.resize(image, (40, 33), interpolation=flag)
+        difference = np.abs(resize(image, 33, 40, name) - expected)
+        assert difference.max() <= 1 and (difference > 0).mean() <= most
+
+
+def test_nms_is_that_of_mmcv():
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 80, (600, 2)).astype(np.float32)
+    boxes = np.hstack([corners, corners + rng.uniform(5, 40, (600, 2)).astype(np.float32)])
+    scores, labels = rng.random(600, dtype=np.float32), rng.integers(0, 3, 600)
+    tensors = map(torch.from_numpy, (boxes, scores, labels))
+    _, expected = batched_nms(*tensors, dict(type='nms', iou_threshold=0.5))
+    assert 100 < len(expected) < 550
+    assert np.array_equal(nms(boxes, scores, labels, 0.5, 600), expected)
+    assert np.array_equal(nms(boxes, scores, labels, 0.5, 7), expected[:7])
+    assert len(nms(boxes[:0], scores[:0], labels[:0], 0.5, 7)) == 0
+
+
+def test_files_that_it_cannot_run_are_refused(tmp_path):
+    with pytest.raises(InputError, match='no.onnx does not exist'):
+        open_model(tmp_path / 'no.onnx')
+    with pytest.raises(ValueError, match='bare.onnx does not say its task'):
+        open_model(write(tmp_path / 'bare.onnx', {}))
+    with pytest.raises(ValueError, match='raw.onnx holds raw outputs'):
+        open_model(write(tmp_path / 'raw.onnx', METADATA | dict(decode='raw')))

@@ -1,0 +1,498 @@
+import logging
+
+import pytest
+import torch
+from mmengine.logging import MMLogger
+
+from castling_det.errors import InputError
+from castling_det.models import CastlingLeViT, CastlingViT
+from castling_det.models.pretrained import levit_state_dict, load_pretrained, vit_state_dict
+
+# Depths under and over ten units, so that units sorted as text would be in another order.
+ARCH = dict(embed_dims=(16, 24, 32), num_heads=(2, 3, 4), depths=(2, 3, 4), key_dims=8)
+SOFTMAX = dict(type='SoftmaxAttention')
+
+
+def levit(attn=SOFTMAX, **config):
+    """A LeViT in which every number, bias table and buffer is random."""
+    torch.manual_seed(0)
+    model = CastlingLeViT(ARCH, attn, bias_grid=6, **config)
+    with torch.no_grad():
+        for key, value in model.state_dict().items():
+            if key.endswith('running_var'):
+                value.uniform_(0.5, 1.5)
+            elif value.is_floating_point():
+                value.normal_(0, 0.3)
+            else:
+                value.random_(1, 100)
+    return model
+
+
+def leaves(layer, names):
+    """What a convolution or linear layer and its batch norm hold, under a library's two names."""
+    ours = ('conv' if 'convs' in layer else 'linear', 'bn')
+    buffers = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
+    yield f'{layer}.{ours[0]}.weight', f'{names[0]}.weight'
+    for buffer in buffers:
+        yield f'{layer}.bn.{buffer}', f'{names[1]}.{buffer}'
+
+
+def authors_keys():
+    """(ours, theirs): one line of units; index buffers and two heads beside them."""
+    for i in range(4):
+        theirs = f'patch_embed.{2 * i}'
+        yield from leaves(f'stem.convs.{i}', (f'{theirs}.c', f'{theirs}.bn'))
+    unit = 0
+    for stage, depth in enumerate(ARCH['depths']):
+        blocks = [f'blocks.{i}' for i in range(depth)]
+        for block in ['downsample', *blocks] if stage else blocks:
+            ours = f'stages.{stage}.{block}'
+            if block == 'downsample':
+                parts, inside = {'q': 'q.1', 'kv': 'kv', 'proj': 'proj.1'}, ''
+            else:
+                parts, inside = {'qkv': 'qkv', 'proj': 'proj.1'}, 'm.'
+            for part, theirs in parts.items():
+                theirs = f'blocks.{unit}.{inside}{theirs}'
+                yield from leaves(f'{ours}.attn.{part}', (f'{theirs}.c', f'{theirs}.bn'))
+            yield f'{ours}.attn.bias.table', f'blocks.{unit}.{inside}attention_biases'
+            for part, number in (('up', 0), ('down', 2)):
+                theirs = f'blocks.{unit + 1}.m.{number}'
+                yield from leaves(f'{ours}.mlp.{part}', (f'{theirs}.c', f'{theirs}.bn'))
+            unit += 2
+
+
+def timm_keys():
+    for i in range(4):
+        theirs = f'stem.conv{i + 1}'
+        yield from leaves(f'stem.convs.{i}', (f'{theirs}.linear', f'{theirs}.bn'))
+    for stage, depth in enumerate(ARCH['depths']):
+        blocks = [f'blocks.{i}' for i in range(depth)]
+        for block in ['downsample', *blocks] if stage else blocks:
+            unit = f'stages.{stage}.{block}'
+            if block == 'downsample':
+                parts, attn = {'q': 'q.ln', 'kv': 'kv', 'proj': 'proj.ln'}, 'attn_downsample'
+            else:
+                parts, attn = {'qkv': 'qkv', 'proj': 'proj.ln'}, 'attn'
+            for part, theirs in parts.items():
+                theirs = f'{unit}.{attn}.{theirs}'
+                yield from leaves(f'{unit}.attn.{part}', (f'{theirs}.linear', f'{theirs}.bn'))
+            yield f'{unit}.attn.bias.table', f'{unit}.{attn}.attention_biases'
+            for part, theirs in (('up', 'ln1'), ('down', 'ln2')):
+                theirs = f'{unit}.mlp.{theirs}'
+                yield from leaves(f'{unit}.mlp.{part}', (f'{theirs}.linear', f'{theirs}.bn'))
+
+
+def in_layout_of(keys, state_dict):
+    return {
+        theirs: state_dict[ours].flatten(1) if theirs.endswith('_biases') else state_dict[ours]
+        for ours, theirs in keys
+    }
+
+
+AUTHORS_EXTRA = {
+    'blocks.0.m.attention_bias_idxs': torch.zeros(36, 36, dtype=torch.int64),
+    'blocks.4.attention_bias_idxs': torch.zeros(9, 36, dtype=torch.int64),
+    **{f'{head}.bn.weight': torch.ones(32) for head in ('head', 'head_dist')},
+    **{f'{head}.l.weight': torch.ones(10, 32) for head in ('head', 'head_dist')},
+}
+TIMM_EXTRA = {
+    **{f'{head}.bn.running_mean': torch.ones(32) for head in ('head', 'head_dist')},
+    **{f'{head}.linear.bias': torch.ones(10) for head in ('head', 'head_dist')},
+}
+
+
+@pytest.mark.parametrize(
+    ('keys', 'extra', 'known'),
+    [
+        (
+            authors_keys,
+            AUTHORS_EXTRA,
+            {
+                'patch_embed.6.c.weight': 'stem.convs.3.conv.weight',
+                'blocks.2.m.qkv.bn.bias': 'stages.0.blocks.1.attn.qkv.bn.bias',
+                'blocks.4.q.1.c.weight': 'stages.1.downsample.attn.q.linear.weight',
+                'blocks.5.m.2.bn.weight': 'stages.1.downsample.mlp.down.bn.weight',
+                'blocks.12.proj.1.c.weight': 'stages.2.downsample.attn.proj.linear.weight',
+                'blocks.21.m.0.c.weight': 'stages.2.blocks.3.mlp.up.linear.weight',
+            },
+        ),
+        (
+            timm_keys,
+            TIMM_EXTRA,
+            {
+                'stem.conv1.linear.weight': 'stem.convs.0.conv.weight',
+                'stages.0.blocks.1.attn.proj.ln.bn.bias': 'stages.0.blocks.1.attn.proj.bn.bias',
+                'stages.1.downsample.attn_downsample.kv.linear.weight': (
+                    'stages.1.downsample.attn.kv.linear.weight'
+                ),
+                'stages.1.downsample.mlp.ln1.bn.weight': 'stages.1.downsample.mlp.up.bn.weight',
+            },
+        ),
+    ],
+    ids=['authors', 'timm'],
+)
+def test_other_layouts(keys, extra, known):
+    """Every number arrives at its own place, and the maps are the same."""
+    original = levit()
+    expected = original.state_dict()
+    theirs = in_layout_of(keys(), expected)
+    assert len(theirs) == len(expected)
+    assert all(
+        torch.equal(theirs[key].flatten(), expected[ours].flatten()) for key, ours in known.items()
+    )
+    converted = levit_state_dict({**theirs, **extra})
+    assert converted.keys() - expected.keys() == extra.keys()
+    assert all(torch.equal(converted[key], value) for key, value in expected.items())
+    twin = CastlingLeViT(ARCH, SOFTMAX, bias_grid=6)
+    assert not twin.load_state_dict(converted, strict=False).missing_keys
+    x = torch.randn(1, 3, 96, 64)
+    with torch.no_grad():
+        for ours, of_original in zip(twin.eval()(x), original.eval()(x), strict=True):
+            assert ours.isfinite().all() and torch.equal(ours, of_original)
+
+
+def test_transformers_layout_with_heads():
+    from transformers.models.levit import LevitConfig, LevitForImageClassificationWithTeacher
+
+    config = LevitConfig(
+        image_size=96,
+        hidden_sizes=ARCH['embed_dims'],
+        num_attention_heads=ARCH['num_heads'],
+        depths=ARCH['depths'],
+        key_dim=(8, 8, 8),
+    )
+    theirs = LevitForImageClassificationWithTeacher(config).state_dict()
+    assert all(key.startswith(('levit.', 'classifier')) for key in theirs)
+    converted, expected = levit_state_dict(theirs), levit().state_dict()
+    shapes = {k: v.shape for k, v in converted.items() if not k.startswith('classifier')}
+    assert shapes == {k: v.shape for k, v in expected.items()}
+
+
+def test_own_layout_passes():
+    state_dict = levit().state_dict()
+    assert levit_state_dict(state_dict) == dict(state_dict)
+
+
+@pytest.fixture
+def messages():
+    """What the package logs meanwhile."""
+    records = []
+    logger = MMLogger.get_current_instance()
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield records
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+def pretrained(path, **config):
+    return dict(type='Pretrained', checkpoint=str(path), **config)
+
+
+@pytest.mark.parametrize('container', [None, 'state_dict', 'model'])
+def test_init_cfg(tmp_path, messages, container):
+    original, path = levit(), tmp_path / 'levit.pth'
+    theirs = {**in_layout_of(authors_keys(), original.state_dict()), **AUTHORS_EXTRA}
+    torch.save({container: theirs} if container else theirs, path)
+    twin = CastlingLeViT(ARCH, SOFTMAX, bias_grid=6, init_cfg=pretrained(path))
+    twin.init_weights()
+    expected = original.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in twin.state_dict().items())
+    (message,) = [m for m in messages if str(path) in m]
+    assert f'{len(expected)} keys matched, 0 of the model missing' in message
+    assert f'{len(AUTHORS_EXTRA)} of the file not used (logit biases: 0)' in message
+
+
+def test_init_cfg_of_the_castling_form(tmp_path, messages):
+    """A softmax checkpoint: the logit biases not used and the convolutions missing are counted."""
+    original, path = levit(), tmp_path / 'levit.pth'
+    torch.save(in_layout_of(timm_keys(), original.state_dict()), path)
+    model = CastlingLeViT(ARCH, init_cfg=pretrained(path))
+    convs = {k: v.clone() for k, v in model.state_dict().items() if k.endswith('attn.conv.weight')}
+    model.init_weights()
+    expected = original.state_dict()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, convs[key] if key in convs else expected[key])
+    (message,) = [m for m in messages if str(path) in m]
+    attentions = 11  # nine blocks and two downsamplings
+    assert len(convs) == attentions
+    assert f'{len(expected) - attentions} keys matched, {attentions} of the model' in message
+    assert f'{attentions} of the file not used (logit biases: {attentions})' in message
+
+
+@pytest.mark.parametrize('prefix', ['backbone', 'backbone.', 'model.backbone'])
+def test_init_cfg_prefix(tmp_path, messages, prefix):
+    original, path = levit(), tmp_path / 'detector.pth'
+    stem = prefix.rstrip('.')
+    detector = {f'{stem}.{key}': value for key, value in original.state_dict().items()}
+    detector |= {'neck.weight': torch.ones(3), 'backbone_2.stem.convs.0.conv.weight': torch.ones(1)}
+    torch.save(dict(state_dict=detector), path)
+    twin = levit(init_cfg=pretrained(path, prefix=prefix))
+    for value in twin.state_dict().values():
+        value.zero_()
+    twin.init_weights()
+    expected = original.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in twin.state_dict().items())
+    assert any(f'{len(expected)} keys matched, 0 of the model missing' in m for m in messages)
+    with pytest.raises(ValueError, match='prefix'):
+        levit(init_cfg=pretrained(path)).init_weights()
+
+
+def test_init_weights_without_a_file():
+    model = levit()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model.init_weights()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_no_match_is_an_error(tmp_path):
+    path = tmp_path / 'resnet.pth'
+    torch.save({'layer1.0.conv1.weight': torch.ones(2), 'fc.bias': torch.ones(2)}, path)
+    with pytest.raises(ValueError, match=r'resnet\.pth.*none of its 2 keys'):
+        levit(init_cfg=pretrained(path)).init_weights()
+
+
+def test_other_shape_is_an_error_and_loads_nothing(tmp_path):
+    path = tmp_path / 'wide.pth'
+    wide = CastlingLeViT(dict(ARCH, embed_dims=(16, 24, 40)), SOFTMAX, bias_grid=6)
+    torch.save(wide.state_dict(), path)
+    model = levit()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r'stages\.2\.downsample\.attn\.proj.*\(40, .*\(32, '):
+        load_pretrained(model, path, convert=levit_state_dict)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_missing_file_is_an_error(tmp_path):
+    with pytest.raises(InputError, match=r'absent\.pth'):
+        levit(init_cfg=pretrained(tmp_path / 'absent.pth')).init_weights()
+
+
+VIT_ARCH = dict(embed_dims=16, num_heads=2, depths=11)  # blocks 2 and 10, not sorted as text
+
+
+def vit(attn=SOFTMAX, arch=VIT_ARCH, pos_grid=6, **config):
+    """A ViT of 96 px in which every number is random."""
+    torch.manual_seed(0)
+    model = CastlingViT(arch, attn, pos_grid=pos_grid, **config)
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.normal_(0, 0.3)
+    return model.eval()
+
+
+def vit_in_layout_of(names, state_dict, extra_positions=1):
+    """Rename a state dict of ours by the names that a library has for its parts.
+
+    The class token's position is taken from the token and put before those of the patches.
+
+    Args:
+        names (dict): 'tokens', 'patches', 'block' and 'norm': where they are; and our parts of a
+            block: the library's, three for a qkv that it keeps apart.
+        state_dict (dict): Ours.
+        extra_positions (int): 2 for a distilled DeiT.
+    """
+    cls_token, pos_embed = names['tokens']
+    dims = state_dict['embed.cls_token'].shape[-1]
+    own = torch.linspace(-1, 1, dims)
+    others = torch.full((1, extra_positions - 1, dims), 7.0)
+    positions = state_dict['embed.pos_embed'].flatten(2).transpose(1, 2)
+    theirs = {
+        cls_token: state_dict['embed.cls_token'] - own,
+        pos_embed: torch.cat((own.expand(1, 1, dims), others, positions), dim=1),
+    }
+    for key, value in state_dict.items():
+        place, _, leaf = key.rpartition('.')
+        if place == 'embed.proj':
+            theirs[f'{names["patches"]}.{leaf}'] = value
+        elif place == 'norm':
+            theirs[f'{names["norm"]}.{leaf}'] = value
+        elif place.startswith('blocks'):
+            _, block, part = place.split('.', 2)
+            parts = names[part]
+            parts = (parts,) if isinstance(parts, str) else parts
+            for name, piece in zip(parts, value.chunk(len(parts)), strict=True):
+                theirs[f'{names["block"]}.{block}.{name}.{leaf}'] = piece
+    return theirs
+
+
+TIMM_VIT = {
+    'tokens': ('cls_token', 'pos_embed'),
+    'patches': 'patch_embed.proj',
+    'block': 'blocks',
+    'norm': 'norm',
+    'norm1': 'norm1',
+    'norm2': 'norm2',
+    'attn.qkv': 'attn.qkv',
+    'attn.proj': 'attn.proj',
+    'mlp.up': 'mlp.fc1',
+    'mlp.down': 'mlp.fc2',
+}
+MMPRETRAIN_VIT = {
+    'tokens': ('backbone.cls_token', 'backbone.pos_embed'),
+    'patches': 'backbone.patch_embed.projection',
+    'block': 'backbone.layers',
+    'norm': 'backbone.ln1',
+    'norm1': 'ln1',
+    'norm2': 'ln2',
+    'attn.qkv': 'attn.qkv',
+    'attn.proj': 'attn.proj',
+    'mlp.up': 'ffn.layers.0.0',
+    'mlp.down': 'ffn.layers.1',
+}
+TRANSFORMERS_VIT = {
+    'tokens': ('vit.embeddings.cls_token', 'vit.embeddings.position_embeddings'),
+    'patches': 'vit.embeddings.patch_embeddings.projection',
+    'block': 'vit.encoder.layer',
+    'norm': 'vit.layernorm',
+    'norm1': 'layernorm_before',
+    'norm2': 'layernorm_after',
+    'attn.qkv': [f'attention.attention.{name}' for name in ('query', 'key', 'value')],
+    'attn.proj': 'attention.output.dense',
+    'mlp.up': 'intermediate.dense',
+    'mlp.down': 'output.dense',
+}
+TRANSFORMERS_5_DEIT = {
+    'tokens': ('deit.embeddings.cls_token', 'deit.embeddings.position_embeddings'),
+    'patches': 'deit.embeddings.patch_embeddings.projection',
+    'block': 'deit.layers',
+    'norm': 'deit.layernorm',
+    'norm1': 'layernorm_before',
+    'norm2': 'layernorm_after',
+    'attn.qkv': [f'attention.{name}_proj' for name in 'qkv'],
+    'attn.proj': 'attention.o_proj',
+    'mlp.up': 'mlp.fc1',
+    'mlp.down': 'mlp.fc2',
+}
+ONE = torch.ones(1)
+MAE_EXTRA = {
+    'mask_token': torch.ones(1, 1, 8),
+    'decoder_pos_embed': torch.ones(1, 37, 8),
+    'decoder_embed.weight': ONE,
+    'decoder_blocks.0.norm1.weight': ONE,
+    'decoder_blocks.0.attn.qkv.weight': ONE,
+    'decoder_norm.bias': ONE,
+    'decoder_pred.bias': ONE,
+}
+LAYOUTS = {  # names, keys without a counterpart, positions that are not patches', prefix
+    'DeiT, timm': (TIMM_VIT, {'head.weight': ONE, 'head.bias': ONE}, 1, ''),
+    'distilled DeiT': (TIMM_VIT, {'dist_token': ONE, 'head_dist.weight': ONE}, 2, ''),
+    'MAE': (TIMM_VIT, MAE_EXTRA, 1, ''),
+    'mmpretrain': (MMPRETRAIN_VIT, {'backbone.ln2.weight': ONE}, 1, 'backbone'),
+    'transformers 4': (
+        TRANSFORMERS_VIT,
+        {'vit.pooler.dense.weight': ONE, 'decoder.decoder_layers.0.mlp.fc1.weight': ONE},
+        1,
+        '',
+    ),
+    'transformers 5': (
+        TRANSFORMERS_5_DEIT,
+        {'deit.embeddings.distillation_token': ONE, 'cls_classifier.bias': ONE},
+        2,
+        '',
+    ),
+}
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('container', [None, 'model'])
+def test_vit_layouts(tmp_path, messages, layout, container):
+    """Every layout gives the features of the model that it was made from, in both forms."""
+    names, extra, extra_positions, prefix = LAYOUTS[layout]
+    original, path = vit(), tmp_path / 'vit.pth'
+    theirs = {**vit_in_layout_of(names, original.state_dict(), extra_positions), **extra}
+    if prefix:
+        theirs['neck.decoder_blocks.0.ln1.weight'] = ONE  # not below the prefix, not counted
+    torch.save({container: theirs} if container else theirs, path)
+    init_cfg = pretrained(path, **dict(prefix=prefix) if prefix else {})
+    x = torch.randn(1, 3, 96, 64)
+    for attn in (SOFTMAX, dict(type='CastlingAttention')):
+        model = CastlingViT(VIT_ARCH, attn, pos_grid=6, init_cfg=init_cfg).eval()
+        reference = CastlingViT(VIT_ARCH, attn, pos_grid=6).eval()
+        reference.load_state_dict(model.state_dict())  # the convolutions, which no file has
+        reference.load_state_dict(original.state_dict(), strict=False)
+        model.init_weights()
+        with torch.no_grad():
+            (ours,), (expected,) = model(x), reference(x)
+        assert expected.std() > 0.1
+        torch.testing.assert_close(ours, expected)
+    softmax, castling = (m for m in messages if str(path) in m)
+    number = len(original.state_dict())
+    assert f'{number} keys matched, 0 of the model missing, {len(extra)} of the file' in softmax
+    assert f'{number} keys matched, 11 of the model missing, {len(extra)} of the file' in castling
+
+
+def test_vit_without_class_token(tmp_path, messages):
+    """The token of the file is counted as not used; positions of patches alone are read too."""
+    original, path = vit(with_cls_token=False), tmp_path / 'vit.pth'
+    with_token = dict(original.state_dict(), **{'embed.cls_token': torch.ones(1, 1, 16)})
+    theirs = vit_in_layout_of(TIMM_VIT, with_token)
+    patches_alone = {key: value for key, value in theirs.items() if key != 'cls_token'}
+    patches_alone['pos_embed'] = theirs['pos_embed'][:, 1:]
+    for state_dict, unused in ((theirs, 1), (patches_alone, 0)):
+        torch.save(state_dict, path)
+        model = CastlingViT(
+            VIT_ARCH, SOFTMAX, pos_grid=6, with_cls_token=False, init_cfg=pretrained(path)
+        )
+        model.init_weights()
+        for key, value in original.state_dict().items():
+            torch.testing.assert_close(model.state_dict()[key], value)
+        assert f'0 of the model missing, {unused} of the file not used' in messages[-1]
+
+
+def test_own_vit_layout_passes(tmp_path, messages):
+    """From a segmentor's file; what a smaller choice of maps does not build is counted."""
+    original, path = vit(attn=dict(type='CastlingAttention')), tmp_path / 'segmentor.pth'
+    expected = original.state_dict()
+    assert vit_state_dict(expected) is expected
+    segmentor = {f'backbone.{key}': value for key, value in expected.items()}
+    torch.save(dict(state_dict={**segmentor, 'decode_head.norm.weight': ONE}), path)
+    model = vit(
+        dict(type='CastlingAttention'),
+        out_indices=(9,),
+        init_cfg=pretrained(path, prefix='backbone'),
+    )
+    for value in model.state_dict().values():
+        value.zero_()
+    model.init_weights()
+    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+    left = len(expected) - len(model.state_dict())
+    assert f'0 of the model missing, {left} of the file not used' in messages[-1] and left == 15
+
+
+def test_positions_keep_their_grid():
+    theirs = vit_in_layout_of(TIMM_VIT, vit(pos_grid=9).state_dict())
+    assert vit_state_dict(theirs)['embed.pos_embed'].shape == (1, 16, 9, 9)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(patch_size=32, pos_grid=3), r'patch size 32, and only 16 is read$'),
+        (dict(arch=dict(VIT_ARCH, embed_dims=24)), r'\(24, 3, 16, 16\).*\(16, 3, 16, 16\).*arch'),
+        (dict(pos_grid=9), r'pos_grid=\(9, 9\) that the file was made with$'),
+        (dict(pos_grid=(3, 7)), r'its 21 positions of patches are no square grid$'),
+    ],
+    ids=['patch size', 'embed dims', 'grid', 'no square grid'],
+)
+def test_another_vit_is_an_error_and_loads_nothing(tmp_path, monkeypatch, change, message):
+    path = tmp_path / 'other.pth'
+    with monkeypatch.context() as patch:
+        patch.setattr(CastlingViT, 'patch_size', change.pop('patch_size', 16))
+        other = vit(**change)
+    torch.save(vit_in_layout_of(TIMM_VIT, other.state_dict()), path)
+    model = vit(init_cfg=pretrained(path))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r'other\.pth: .*' + message):
+        model.init_weights()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_vit_needs_its_prefix(tmp_path):
+    path = tmp_path / 'mae.pth'
+    torch.save(vit_in_layout_of(MMPRETRAIN_VIT, vit().state_dict()), path)
+    with pytest.raises(ValueError, match=r'mae\.pth: none of its .* prefix'):
+        vit(init_cfg=pretrained(path)).init_weights()
