@@ -24,14 +24,17 @@ from castling_det.engine.config_checks import check_options
 from castling_det.errors import InputError
 
 ROOT = Path(__file__).parents[1]
-FOLDER = ROOT / 'configs' / 'castling_mask2former'
+CONFIGS = ROOT / 'configs'
+FOLDER = CONFIGS / 'castling_mask2former'
 MODELS_FOLDER = ROOT / 'configs' / '_base_' / 'models'
-LEAVES = sorted(FOLDER.glob('*.py'))
+LEAVES = sorted(
+    path for name in ('mask2former', 'seg') for path in CONFIGS.glob(f'castling_{name}/*.py')
+)
 NANO = [path for path in LEAVES if '-nano' in path.stem]
 VIT_B = FOLDER / 'castling-mask2former_vit-b-p16-mae-pre_8xb2-160k_ade20k-640x640.py'
 CAMVID = FOLDER / 'castling-mask2former-nano_vit-nano_1xb4-1500i_camvid-192x256.py'
 COCO133 = FOLDER / 'castling-mask2former-nano_vit-nano_1xb4-1500i_coco133-256x256.py'
-DEMO = FOLDER / 'castling-segformer_levit-nano_1xb16-2000i_shapes-seg-64x512.py'
+DEMO = CONFIGS / 'castling_seg' / 'castling-segformer_levit-nano_1xb16-2000i_shapes-seg-64x512.py'
 
 
 def build(cfg: Config) -> nn.Module:

@@ -1,7 +1,11 @@
 """What lets a config say ``_base_ = 'castling_det::castling_picodet/...'``."""
 
+import re
+
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
+
+MOVED = re.compile('castling_det::castling_mask2former/([a-z-]*segformer_)')  # its old folder
 
 
 def know_our_configs() -> None:
@@ -18,7 +22,7 @@ def know_our_configs() -> None:
     find_base = Config._get_cfg_path
 
     def find_base_without_our_scope(cfg_path: str, filename: str) -> tuple[str, str | None]:
-        path, scope = find_base(cfg_path, filename)
+        path, scope = find_base(MOVED.sub(r'castling_det::castling_seg/\1', cfg_path), filename)
         return path, None if scope == 'castling_det' else scope
 
     Config._get_cfg_path = staticmethod(find_base_without_our_scope)

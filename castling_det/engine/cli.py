@@ -47,8 +47,9 @@ def load_config(filename: str | Path, cfg_options: dict | None = None) -> Config
     try:
         cfg = Config.fromfile(filename)
     except SyntaxError as error:
-        raise InputError(f'{error.filename}, line {error.lineno}: {error.msg}') from error
-    except (ImportError, OSError, ConfigParsingError) as error:
+        line = f'line {error.lineno}, {(error.text or "").strip()!r}'
+        raise InputError(f'config {filename}, or a base of it: {line}: {error.msg}') from error
+    except (ImportError, OSError, TypeError, ConfigParsingError) as error:
         reason = (error.__cause__ and error.__cause__.__context__) or error
         raise InputError(f'config {filename} cannot be read: {reason}') from error
     check_options(cfg, cfg_options or {})

@@ -94,7 +94,7 @@ def test_good_data_is_counted_and_passes(folder):
 def test_missing_annotation_file(folder):
     (folder / 'ann.json').unlink()
     report = check(folder, key='train_dataloader.dataset')
-    assert isinstance(report.errors[0], FileNotFoundError)
+    assert isinstance(report.errors[0], InputError)
     assert f'{folder}/ann.json does not exist' in only_error(report)
     assert 'train_dataloader.dataset.ann_file' in only_error(report)
 
@@ -194,7 +194,7 @@ def test_missing_images_are_counted_and_the_first_five_named(folder):
     images = [dict(id=n, file_name=f'sub/{n}.jpg', width=40, height=30) for n in range(3, 10)]
     report = check(folder, dict(images=content()['images'] + images), decode=True)
     error = only_error(report)
-    assert isinstance(report.errors[0], FileNotFoundError)
+    assert isinstance(report.errors[0], InputError)
     assert '7 of 9 images' in error and 'data_prefix.img' in error
     assert 'sub/3.jpg, sub/4.jpg, sub/5.jpg, sub/6.jpg, sub/7.jpg, ...' in error
 

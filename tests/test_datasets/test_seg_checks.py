@@ -11,9 +11,10 @@ from PIL import Image
 
 from castling_det.datasets.checks import check_datasets, report_datasets
 from castling_det.datasets.seg_checks import crop_errors
+from castling_det.errors import InputError
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = ROOT / 'configs' / 'castling_mask2former'
+CONFIGS = ROOT / 'configs'
 CLASSES = ('cat', 'dog', 'sheep')
 
 
@@ -109,7 +110,7 @@ def test_missing_pairs_are_counted(folder):
     write_labels(folder, 'alone', numbers())
     found = report(folder)
     (error,) = found.errors
-    assert isinstance(error, FileNotFoundError)
+    assert isinstance(error, InputError)
     assert f'7 of 9 label maps are missing in {folder}/labels' in str(error)
     names = ', '.join(f'extra{number}.png' for number in range(5))
     assert f'({names}, ...)' in str(error)
@@ -246,7 +247,7 @@ def test_class_weights_of_another_number_of_classes(folder):
 
 
 def test_small_crops_are_refused_before_training_and_testing(tmp_path, monkeypatch):
-    config = 'castling-segformer_vit-nano_1xb4-1500i_camvid-192x256.py'
+    config = 'castling_seg/castling-segformer_vit-nano_1xb4-1500i_camvid-192x256.py'
     leaf, checkpoint = tmp_path / 'leaf.py', tmp_path / 'some.pth'
     leaf.write_text(
         f"_base_ = '{CONFIGS / config}'\n"
@@ -270,9 +271,17 @@ def test_small_crops_are_refused_before_training_and_testing(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ('config_name', 'folder_name', 'images'),
     [
-        ('castling-mask2former_vit-b-p16_8xb2-160k_ade20k-640x640', 'ade20k_tiny', 3),
-        ('castling-segformer_vit-nano_1xb4-1500i_camvid-192x256', 'camvid', 367),
-        ('castling-mask2former-nano_vit-nano_1xb4-1500i_coco133-256x256', 'coco133', 100),
+        (
+            'castling_mask2former/castling-mask2former_vit-b-p16_8xb2-160k_ade20k-640x640',
+            'ade20k_tiny',
+            3,
+        ),
+        ('castling_seg/castling-segformer_vit-nano_1xb4-1500i_camvid-192x256', 'camvid', 367),
+        (
+            'castling_mask2former/castling-mask2former-nano_vit-nano_1xb4-1500i_coco133-256x256',
+            'coco133',
+            100,
+        ),
     ],
 )
 def test_real_data_passes(data_root, config_name, folder_name, images):

@@ -38,37 +38,30 @@ def test_missing_config(tmp_path):
     assert sentence(tmp_path / 'no.py') == f'error: config {tmp_path}/no.py does not exist'
 
 
-@pytest.mark.parametrize(
-    ('text', 'line', 'reason'),
-    [
-        ('a = 1\nb = (', 2, "SyntaxError: '(' was never closed"),
-        ('a = 1\n\nb = c', 3, "NameError: name 'c' is not defined"),
-        ("a = 1\nb = int('x')", 2, 'ValueError: invalid literal'),
-    ],
-)
-def test_python_error_is_found_by_file_and_line(write, text, line, reason):
-    base = write(text, 'base.py')
-    assert f'{base}, line {line}: {reason}' in sentence(base)
+def test_syntax_error_is_found_by_its_line(write):
+    base = write('a = 1\nb = (', 'base.py')
     leaf = write("_base_ = 'base.py'")
-    assert f'config {leaf} cannot be read: {base}, line {line}: {reason}' in sentence(leaf)
+    for config in (base, leaf):
+        found = sentence(config)
+        assert f'config {config}, or a base of it: line 2, ' in found
+        assert found.endswith("'b = (': '(' was never closed")
 
 
 def test_missing_base(write, tmp_path):
     leaf = write("_base_ = ['nowhere.py']")
-    assert f'config {leaf} cannot be read: {tmp_path}/./nowhere.py' in sentence(leaf).replace(
-        f'{tmp_path}/nowhere.py', f'{tmp_path}/./nowhere.py'
-    )
+    assert f'config {leaf} cannot be read: ' in sentence(leaf)
+    assert 'nowhere.py' in sentence(leaf)
 
 
 def test_dict_over_a_value_of_the_base(write):
     write('a = dict(b=1)', 'base.py')
     leaf = write("_base_ = ['base.py']\na = dict(b=dict(c=1))")
-    assert f'{leaf}: TypeError: b=' in sentence(leaf) and '_delete_=True' in sentence(leaf)
+    assert f'{leaf} cannot be read: b=' in sentence(leaf) and '_delete_=True' in sentence(leaf)
 
 
 def test_custom_import_that_does_not_exist(write):
     leaf = write("custom_imports = dict(imports=['no_such_module'], allow_failed_imports=False)")
-    assert sentence(leaf).endswith("custom_imports: No module named 'no_such_module'")
+    assert sentence(leaf).endswith("cannot be read: No module named 'no_such_module'")
 
 
 def test_programming_error_of_a_custom_import_keeps_its_traceback(write, monkeypatch):

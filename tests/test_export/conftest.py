@@ -17,13 +17,13 @@ CONFIG = ROOT / 'configs/castling_picodet/castling-picodet_levit-nano_1xb16-16e_
 
 
 SEG_CONFIG = (
-    ROOT
-    / 'configs/castling_mask2former'
-    / 'castling-segformer_levit-nano_1xb16-2000i_shapes-seg-64x512.py'
+    ROOT / 'configs/castling_seg' / 'castling-segformer_levit-nano_1xb16-2000i_shapes-seg-64x512.py'
 )
 
-MASK2FORMER_CONFIG = SEG_CONFIG.with_name(
-    'castling-mask2former-nano_vit-nano_1xb4-1500i_camvid-192x256.py'
+MASK2FORMER_CONFIG = (
+    ROOT
+    / 'configs/castling_mask2former'
+    / 'castling-mask2former-nano_vit-nano_1xb4-1500i_camvid-192x256.py'
 )
 
 TINY = dict(embed_dims=(32, 48, 64), num_heads=(2, 3, 4), depths=(1, 0, 0), key_dims=16)

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 onnx = pytest.importorskip('onnx', reason="the extra 'export' is not installed")
 pytest.importorskip('onnxruntime')
 
-from castling_det.errors import InputError
-from castling_det.inference import onnx_runtime  # noqa: E402
+from castling_det.errors import InputError  # noqa: E402
+from castling_det.inference import run_onnx  # noqa: E402
 from castling_det.inference.onnx_predictor import OnnxPredictor  # noqa: E402
 from castling_det.inference.run_onnx import nms, open_model, resize  # noqa: E402
 
@@ -175,7 +175,7 @@ def test_command_needs_neither_torch_nor_openmmlab(known, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     Image.fromarray(np.rot90(upright).copy()).save(tmp_path / 'a.png', exif=exif)
-    (tmp_path / 'runtime.py').write_bytes(Path(onnx_runtime.__file__).read_bytes())
+    (tmp_path / 'runtime.py').write_bytes(Path(run_onnx.__file__).read_bytes())
     blocked = ['torch', 'torchvision', 'mmcv', 'mmdet', 'mmengine', 'cv2', 'castling_det', 'onnx']
     script = (
         'import runpy, sys\n'
