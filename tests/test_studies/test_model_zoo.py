@@ -8,7 +8,7 @@ from model_zoo import stale_readmes
 from castling_det.analysis.complexity import count_complexity
 from castling_det.models import CastlingLeViT
 
-TOOL = Path(__file__).parents[2] / 'tools' / 'update_tables.py'
+TOOL = Path(__file__).parents[2] / 'tools' / 'studies' / 'update_tables.py'
 LEAF = """
 default_scope = 'mmdet'
 model = dict(type='CastlingLeViT', arch='nano', attn=dict(type='{attn}'))
