@@ -116,8 +116,8 @@ def test_tables_say_what_configs_and_metafile_say(configs):
 
 
 def test_tool_writes_what_is_stale_and_checks_it(configs, monkeypatch, capsys):
-    tool = configs.parent / 'tools' / TOOL.name
-    tool.parent.mkdir()
+    tool = configs.parent / 'tools' / 'studies' / TOOL.name
+    tool.parent.mkdir(parents=True)
     tool.write_text(TOOL.read_text())
 
     def run(*arguments: str) -> str:
