@@ -12,8 +12,9 @@ know_our_configs()
 add_finder()
 
 from . import hooks, models  # noqa: E402
+from .castlifying import castlify  # noqa: E402
 from .castling import castle, training_form  # noqa: E402
 from .engine import layer_decay  # noqa: E402, F401  registered
 
 __version__ = '0.1.0'
-__all__ = ['castle', 'hooks', 'models', 'training_form', '__version__']
+__all__ = ['castle', 'castlify', 'hooks', 'models', 'training_form', '__version__']

@@ -1,0 +1,272 @@
+"""Softmax ViTs of timm, transformers, torchvision and mmpretrain made linear, in place.
+
+A model stays what its library built. Each attention module keeps its class, its weights and its
+call; projections, norms, LayerScale, registers, rotary positions and gates run as they did. Only
+its call of ``F.scaled_dot_product_attention``, which mixes q, k and v, goes to the attention of our
+seam. That attention is a child of the module, so the original keys of the ``state_dict`` stay, and
+whatever walks over modules (``castle``, ``CastlingHook``) finds it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from castling_det.errors import InputError
+from castling_det.models.attention import Grid
+
+CHILD = 'castling'  # name of the seam in an attention module
+# Modules that mix image tokens by one call of F.scaled_dot_product_attention.
+KNOWN = {
+    'timm.layers.attention.Attention',
+    'timm.layers.attention.AttentionRope',
+    'timm.models.eva.EvaAttention',
+    'transformers.models.clip.modeling_clip.CLIPAttention',
+    'transformers.models.deit.modeling_deit.DeiTSelfAttention',
+    'transformers.models.dinov2.modeling_dinov2.Dinov2SelfAttention',
+    'transformers.models.dinov2_with_registers.modeling_dinov2_with_registers'
+    '.Dinov2WithRegistersSelfAttention',
+    'transformers.models.dinov3_vit.modeling_dinov3_vit.DINOv3ViTAttention',
+    'transformers.models.siglip.modeling_siglip.SiglipAttention',
+    'transformers.models.vit.modeling_vit.ViTSelfAttention',
+    'mmpretrain.models.utils.attention.MultiheadAttention',
+}
+# torch's own class stands in decoders and poolings too: in this block it mixes the image's tokens.
+TORCHVISION_BLOCK = 'torchvision.models.vision_transformer.EncoderBlock'
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`castlify` did.
+
+    Attributes:
+        replaced (tuple[str, ...]): Names of the attention modules that mix by the seam now.
+        left (dict[str, str]): Names of all others, and why they were left.
+    """
+
+    replaced: tuple[str, ...]
+    left: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [f'replaced {len(self.replaced)}: {", ".join(self.replaced)}']
+        return '\n'.join(lines + [f'left {name}: {reason}' for name, reason in self.left.items()])
+
+
+def castlify(
+    model: nn.Module,
+    attn: dict = dict(type='CastlingAttention'),
+    blocks: Sequence[int] | None = None,
+) -> Report:
+    """Turn a softmax ViT of another library into the training form, in place.
+
+    Tokens that are not on the grid (class token, registers, distillation token) lead the others in
+    all models that are known; their number is what the model has beyond its patches. The grid is
+    that of each input, square or not.
+
+    Args:
+        model (nn.Module): Of timm, transformers, torchvision or mmpretrain, or with one in it.
+        attn (dict): Attention of the seam. With ``dict(type='SoftmaxAttention')`` the model
+            computes what it did.
+        blocks (Sequence[int], optional): Which attention modules, counted from the input; -1 is
+            the last. Defaults to all.
+
+    Returns:
+        Report: Names of what was replaced, and of what was left and why.
+
+    Raises:
+        InputError: If no attention module is known, or there is not one patch embedding, or if the
+            model has been castlified before. Later, when the model runs: for a mask, dropout of
+            attention probabilities, or dropped patches, which linear attention does not know.
+    """
+    known, left = _attention_modules(model)
+    if not known:
+        found = ', '.join(sorted(set(left.values()))) or 'no attention module'
+        raise InputError(f'{type(model).__name__} cannot be castlified: {found}')
+    if any(hasattr(module, CHILD) for module in known.values()):
+        raise InputError(f'{type(model).__name__} has been castlified before')
+    grid = TokenGrid()
+    _patch_embedding(model).register_forward_hook(grid.record)
+    if hasattr(model, 'set_attn_implementation'):
+        model.set_attn_implementation('sdpa')
+    wanted = range(len(known)) if blocks is None else [range(len(known))[i] for i in blocks]
+    replaced = []
+    for index, (name, module) in enumerate(known.items()):
+        if index not in wanted:
+            left[name] = 'not among the blocks asked for'
+            continue
+        seam = Seam(name, _build(attn, module), grid)
+        setattr(module, CHILD, seam)
+        if hasattr(module, 'fused_attn'):
+            module.fused_attn = True
+        module.register_forward_pre_hook(seam.enter)
+        module.register_forward_hook(seam.leave, always_call=True)
+        replaced.append(name)
+    return Report(tuple(replaced), left)
+
+
+class TokenGrid:
+    """Height and width in patches of what the model sees at present.
+
+    Attributes:
+        hw (tuple[int, int], optional): None before the first input.
+    """
+
+    def __init__(self) -> None:
+        self.hw: Grid | None = None
+
+    def record(self, embedding: nn.Module, args: tuple, patches: Tensor) -> None:
+        """Forward hook of the patch embedding, whose output is ``(B, C, h, w)``."""
+        self.hw = tuple(patches.shape[-2:])
+
+
+class Seam(nn.Module):
+    """What an attention module calls in place of ``F.scaled_dot_product_attention``.
+
+    Args:
+        name (str): Of the attention module, for messages.
+        attn (nn.Module): Attention behind the seam.
+        grid (TokenGrid): Shared by all of a model.
+    """
+
+    def __init__(self, name: str, attn: nn.Module, grid: TokenGrid) -> None:
+        super().__init__()
+        self.attn = attn
+        self.name, self.grid = name, grid
+        self.entered: list[_InPlaceOfSoftmax] = []
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """Mix ``(B, H, N, D)``; arguments of ``F.scaled_dot_product_attention``."""
+        if attn_mask is not None or is_causal:
+            raise InputError(f'{self.name} is called with a mask, which linear attention lacks')
+        if dropout_p > 0:
+            raise InputError(f'{self.name} drops attention probabilities: build it without dropout')
+        if scale is not None and abs(scale * q.shape[-1] ** 0.5 - 1) > 1e-6:
+            raise InputError(f'{self.name} scales logits by {scale}, not by 1 / sqrt(head dim)')
+        hw = self.grid.hw
+        num_extra_tokens = q.shape[-2] - hw[0] * hw[1]
+        if num_extra_tokens < 0:
+            raise InputError(
+                f'{self.name} sees {q.shape[-2]} tokens of a grid of {hw[0]}x{hw[1]}: build the '
+                'model without patch dropout'
+            )
+        return self.attn(q, k, v, hw, hw, num_extra_tokens=num_extra_tokens)
+
+    def enter(self, module: nn.Module, args: tuple) -> None:
+        """Forward pre-hook of the attention module."""
+        mode = _InPlaceOfSoftmax(self, module)
+        mode.__enter__()
+        self.entered.append(mode)
+        if isinstance(module, nn.MultiheadAttention):
+            mode.had_fastpath = torch.backends.mha.get_fastpath_enabled()
+            torch.backends.mha.set_fastpath_enabled(False)  # one kernel from x to the output
+
+    def leave(self, module: nn.Module, args: tuple, output: Any) -> None:
+        """Forward hook of the attention module, called after an exception too."""
+        mode = self.entered.pop()
+        mode.__exit__(None, None, None)
+        if isinstance(module, nn.MultiheadAttention):
+            torch.backends.mha.set_fastpath_enabled(mode.had_fastpath)
+        if output is not None and mode.calls != 1:
+            raise InputError(
+                f'{self.name} did not call F.scaled_dot_product_attention once but {mode.calls} '
+                'times: ask for no attention weights, and for the implementation "sdpa"'
+            )
+
+
+class _InPlaceOfSoftmax(TorchFunctionMode):
+    """Sends the calls of ``F.scaled_dot_product_attention`` of a module to its seam."""
+
+    def __init__(self, seam: Seam, module: nn.Module) -> None:
+        super().__init__()
+        self.seam, self.module = seam, module
+        self.calls, self.had_fastpath = 0, True
+
+    def __torch_function__(
+        self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward:  # a mode does not see what this one calls
+            self.calls += 1
+            return self._self_attention(*args[:3], kwargs)
+        if func is F.scaled_dot_product_attention:
+            self.calls += 1
+            func = self.seam
+        return func(*args, **kwargs)
+
+    def _self_attention(
+        self, x: Tensor, key: Tensor, value: Tensor, options: dict
+    ) -> tuple[Tensor, None]:
+        """What ``nn.MultiheadAttention`` computes of ``(N, B, C)``, by the seam."""
+        masks = [options.get(name) for name in ('attn_mask', 'key_padding_mask')]
+        if key is not x or value is not x or options.get('need_weights'):
+            raise InputError(f'{self.seam.name} attends to others than x, or gives its weights')
+        module = self.module
+        qkv = F.linear(x, module.in_proj_weight, module.in_proj_bias)
+        q, k, v = qkv.unflatten(-1, (3, module.num_heads, -1)).permute(2, 1, 3, 0, 4)
+        dropout = module.dropout if module.training else 0.0
+        mask = next((mask for mask in masks if mask is not None), None)
+        out = self.seam(q, k, v, mask, dropout)
+        return module.out_proj(out.permute(2, 0, 1, 3).flatten(2)), None
+
+
+def _attention_modules(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """Those that are known, by name, and a reason for each other that is called so."""
+    in_torchvision = {
+        module.self_attention
+        for module in model.modules()
+        if _qualified_name(module) == TORCHVISION_BLOCK
+    }
+    known, left = {}, {}
+    for name, module in model.named_modules():
+        inner = any('Attention' in type(child).__name__ for child in module.children())
+        if _qualified_name(module) in KNOWN or module in in_torchvision:
+            known[name] = module
+        elif 'Attention' in type(module).__name__ and not inner:
+            left[name] = f'{_qualified_name(module)} is not known'
+    return known, left
+
+
+def _patch_embedding(model: nn.Module) -> nn.Conv2d:
+    found = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and module.kernel_size == module.stride != (1, 1)
+    ]
+    if len(found) != 1:
+        raise InputError(
+            f'{type(model).__name__} has {len(found)} patch embeddings, convolutions with a stride '
+            f'as long as their kernel ({", ".join(found) or "none"}), where one tells the grid'
+        )
+    return model.get_submodule(found[0])
+
+
+def _build(attn: dict, module: nn.Module) -> nn.Module:
+    num_heads = _first(module, 'num_heads', 'num_attention_heads')
+    dims = _first(module, 'head_dim', 'attention_head_size', 'head_dims')
+    if dims is None:
+        dims = module.embed_dim // num_heads
+    built = MODELS.build(dict(attn, num_heads=num_heads, key_dims=dims, value_dims=dims))
+    return built.to(next(module.parameters()).device).train(module.training)
+
+
+def _first(module: nn.Module, *names: str) -> int | None:
+    return next((getattr(module, name) for name in names if hasattr(module, name)), None)
+
+
+def _qualified_name(module: nn.Module) -> str:
+    return f'{type(module).__module__}.{type(module).__qualname__}'
