@@ -12,7 +12,7 @@ DEMO = castling-picodet_levit-nano_1xb16-16e_shapes-64x512
 DEMO_CONFIG = configs/castling_picodet/$(DEMO).py
 DEMO_DIR = work_dirs/$(DEMO)
 DEMO_SEG = castling-segformer_levit-nano_1xb16-2000i_shapes-seg-64x512
-DEMO_SEG_CONFIG = configs/castling_mask2former/$(DEMO_SEG).py
+DEMO_SEG_CONFIG = configs/castling_seg/$(DEMO_SEG).py
 DEMO_SEG_DIR = work_dirs/$(DEMO_SEG)
 
 .PHONY: install install-dev demo demo-seg lint test tables

@@ -4,9 +4,10 @@ LeViT itself with the same recipe; its logit biases are learnt on the grid of th
 
     python tools/train.py configs/castling_picodet/picodet_levit-128s_1xb8-40e_bccd-160x160.py
 
-Status: run by docs/studies/castling-detection.md alone, at learning rates of its own.
+The learning rate is the one that docs/studies/castling-detection.md found for it.
 """
 
 _base_ = './castling-picodet_levit-128s_1xb8-40e_bccd-160x160.py'
 
 model = dict(backbone=dict(attn=dict(type='SoftmaxAttention'), bias_grid=10))
+optim_wrapper = dict(optimizer=dict(lr=0.008))

@@ -191,7 +191,8 @@ def test_training_is_refused(folder):
 
 def test_crops_below_a_patch():
     cfg = Config.fromfile(
-        CONFIGS / 'castling-mask2former-nano_vit-nano_1xb4-1500i_camvid-192x256.py'
+        CONFIGS
+        / 'castling_mask2former/castling-mask2former-nano_vit-nano_1xb4-1500i_camvid-192x256.py'
     )
     model, dataset, key = cfg.model, cfg.train_dataloader.dataset, 'train_dataloader.dataset'
     assert not list(crop_errors(model, dataset, key))

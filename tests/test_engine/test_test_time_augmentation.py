@@ -17,7 +17,6 @@ from castling_det.engine.test_time_augmentation import add_test_time_augmentatio
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs'
 DEMO = CONFIGS / 'castling_picodet/castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
-CAMVID = CONFIGS / 'castling_mask2former'
 HEADS = ['segformer_vit-nano', 'mask2former-nano_vit-nano']
 
 
@@ -70,9 +69,10 @@ def folder(tmp_path: Path) -> Path:
 def segmentor(folder: Path, head: str, slides: bool) -> tuple[Path, torch.nn.Module]:
     """A leaf for the images, and its model with weights that tell left from right."""
     window = "dict(mode='slide', crop_size=(64, 64), stride=(64, 32))"
+    (config,) = CONFIGS.glob(f'*/castling-{head}_1xb4-1500i_camvid-192x256.py')
     leaf = folder / 'leaf.py'
     leaf.write_text(
-        f"_base_ = '{CAMVID}/castling-{head}_1xb4-1500i_camvid-192x256.py'\n"
+        f"_base_ = '{config}'\n"
         f'model = dict(test_cfg={window if slides else dict(mode="whole")})\n'
         'resize = dict(type="Resize", scale=(96, 64), keep_ratio=False)\n'
         'load, pack = dict(type="LoadImageFromFile"), dict(type="PackSegInputs")\n'

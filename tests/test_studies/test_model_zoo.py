@@ -8,7 +8,7 @@ from model_zoo import stale_readmes
 from castling_det.analysis.complexity import count_complexity
 from castling_det.models import CastlingLeViT
 
-TOOL = Path(__file__).parents[2] / 'tools' / 'update_tables.py'
+TOOL = Path(__file__).parents[2] / 'tools' / 'studies' / 'update_tables.py'
 LEAF = """
 default_scope = 'mmdet'
 model = dict(type='CastlingLeViT', arch='nano', attn=dict(type='{attn}'))
@@ -116,8 +116,8 @@ def test_tables_say_what_configs_and_metafile_say(configs):
 
 
 def test_tool_writes_what_is_stale_and_checks_it(configs, monkeypatch, capsys):
-    tool = configs.parent / 'tools' / TOOL.name
-    tool.parent.mkdir()
+    tool = configs.parent / 'tools' / 'studies' / TOOL.name
+    tool.parent.mkdir(parents=True)
     tool.write_text(TOOL.read_text())
 
     def run(*arguments: str) -> str:
