@@ -1,7 +1,7 @@
 # What the targets run are plain pip and python commands, to type as they are where there is no make.
 
 PYTHON ?= python3
-# More arguments for installing torch, as: make demo TORCH_ARGS='--extra-index-url URL'
+# More arguments for installing torch and its torchvision, as: make demo TORCH_ARGS='--extra-index-url URL'
 TORCH_ARGS ?=
 
 SUPPORTED = import sys; \
@@ -26,7 +26,7 @@ install-dev: .venv/.installed-dev
 
 # Two wheels write the folder cv2: the headless one, which needs no libGL, has to come last.
 .venv/.installed: setup.py constraints.txt | .venv/bin/python
-	.venv/bin/python -m pip install -c constraints.txt $(TORCH_ARGS) torch
+	.venv/bin/python -m pip install -c constraints.txt $(TORCH_ARGS) torch torchvision
 	.venv/bin/python -m pip install -c constraints.txt -e .
 	.venv/bin/python -m pip install -c constraints.txt --force-reinstall --no-deps opencv-python-headless
 	touch $@

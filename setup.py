@@ -12,28 +12,34 @@ ROOT = Path(__file__).parent
 
 DEPENDENCIES = [
     'torch>=2.6',  # the first whose weights_only loader takes named replacements
+    'torchvision>=0.21',  # the one of torch 2.6: each torch has one, out of the same index
+    'timm>=1.0',
     'numpy>=2.0',
     'matplotlib>=3.8',
     'onedl-mmengine>=0.10.12',
     'onedl-mmcv>=2.3.6',
     'onedl-mmdetection>=3.5.1',
     'onedl-mmsegmentation>=1.4.2',
+    'onedl-mmpretrain>=1.3.6',
+    # What mmpretrain imports and does not require.
+    'einops>=0.8',
+    'importlib-metadata>=8.0',
+    'mat4py>=0.6',
+    'modelindex>=0.0.2',
     'opencv-python-headless>=4.10',
     'pycocotools>=2.0.8',
 ]
 
 EXTRAS = {
-    # torchvision must come from the same index as torch: install the two together.
-    'pretrain': [
-        'onedl-mmpretrain>=1.3.6',
-        'einops>=0.8',
-        'importlib-metadata>=8.0',
-        'mat4py>=0.6',
-        'modelindex>=0.0.2',
-        'torchvision>=0.19',
-    ],
     'export': ['onnx>=1.18', 'onnxruntime>=1.22', 'onnxscript>=0.5'],
-    'dev': ['pre-commit>=4.0', 'pytest>=8.4', 'ruff>=0.12', 'setuptools>=77', 'transformers>=5.0'],
+    'dev': [
+        'pre-commit>=4.0',
+        'pytest>=8.4',
+        'pytest-xdist>=3.6',
+        'ruff>=0.12',
+        'setuptools>=77',
+        'transformers>=4.56,<5',  # mmpretrain cannot be imported beside transformers 5
+    ],
 }
 
 

@@ -6,7 +6,7 @@ neck and head need mmdet; ``castling_det.detection`` registers them.
 """
 
 from .compat.config_bases import know_our_configs
-from .compat.mmcv_ops import add_finder
+from .compat.mmcv_finder import add_finder
 
 know_our_configs()
 add_finder()

@@ -1,11 +1,6 @@
-"""PyTorch stand-ins for the compiled ops of mmcv, used only where mmcv has none.
+"""Stand-ins for the compiled ops of mmcv: torchvision's where it has them, PyTorch elsewhere.
 
-``mmdet.models`` imports ``mmcv.ops``, whose modules load the extension ``mmcv._ext``. It exists
-only in builds of mmcv that take 10 to 40 minutes. ``add_finder`` puts a finder for that one module
-name behind all other finders: a compiled extension is found first and wins, and only where there is
-none does the import end here.
-
-The functions below keep the signatures of the C++ functions, argument names included, because
+The functions keep the signatures of the C++ functions, argument names included, because
 ``mmcv.ops`` calls them by name. ``nms``, ``softnms`` and ``ms_deform_attn_forward`` return their
 result, all others write into the buffers that they are given. They run on the device of their
 tensors; float16 and bfloat16 are computed in float32.
@@ -13,28 +8,17 @@ tensors; float16 and bfloat16 are computed in float32.
 Source of the behaviour: mmcv ``ops/csrc/pytorch/cpu`` and ``ops/csrc/common/cuda``.
 """
 
-import importlib.abc
-import importlib.machinery
-import sys
-from collections.abc import Callable, Sequence
-from types import ModuleType
-from typing import NamedTuple, NoReturn
+from collections.abc import Callable
+from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
-from mmengine.logging import MMLogger
+import torchvision.ops
 from torch import Tensor
-
-EXTENSION = 'mmcv._ext'
-NMS_TILE = (256, 2048)  # `nms` decides 256 boxes together and compares them with 2048 at a time
-LOWEST_MAXIMUM = -10000.0  # from which the C++ version starts max pooling
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Greedy non-maximum suppression.
-
-    The boxes are decided in blocks of descending score; the kept boxes of a block then strike out
-    all later boxes at once.
 
     Args:
         boxes (Tensor): (N, 4) corners x1, y1, x2, y2 in pixels.
@@ -45,24 +29,10 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     Returns:
         Tensor: (K, ) int64 indices of the kept boxes by descending score, equal scores by index.
     """
-    order = scores.detach().sort(descending=True, stable=True).indices
-    later = _box_rows(boxes.detach()[order], offset)
-    block_size, tile_size = NMS_TILE
-    buffers = later.new_empty(3, block_size * min(max(NMS_TILE), len(order)))
-    kept = [order[:0]]
-    while order.numel():
-        block, later = later[:, :block_size], later[:, block_size:]
-        block_order, order = order[:block_size], order[block_size:]
-        keep = _greedy(_iou(block, block, offset, buffers).gt_(iou_threshold).triu_(1))
-        kept.append(block_order[keep])
-        block = block[:, keep]
-        suppressed = [
-            _iou(block, tile, offset, buffers).gt_(iou_threshold).amax(0)
-            for tile in later.split(tile_size, dim=1)
-        ]
-        survivors = (torch.cat(suppressed) == 0).nonzero().squeeze(1)
-        later, order = later[:, survivors], order[survivors]
-    return torch.cat(kept)
+    boxes = _widened(boxes.detach(), offset)
+    # In float32, as in mmcv: a box whose IoU is the threshold stays.
+    threshold = torch.tensor(iou_threshold, dtype=torch.float32).item()
+    return torchvision.ops.nms(boxes, scores.detach().to(boxes.dtype), threshold)
 
 
 def softnms(
@@ -92,8 +62,7 @@ def softnms(
     Returns:
         Tensor: (K, ) int64 indices of the picked boxes in the order of picking.
     """
-    rows, scores = _box_rows(boxes, offset), _in_full_precision(scores).clone()
-    buffers = rows.new_empty(3, len(scores))
+    wide, scores = _widened(boxes, offset), _in_full_precision(scores).clone()
     candidates = torch.arange(len(scores), device=scores.device)
     picked = [candidates[:0]]
     while candidates.numel():
@@ -102,7 +71,7 @@ def softnms(
         picked.append(box)
         candidates[best] = candidates[:1].clone()
         candidates = candidates[1:]
-        iou = _iou(rows[:, box], rows[:, candidates], offset, buffers)[0].nan_to_num_(0)
+        iou = torchvision.ops.box_iou(wide[box], wide[candidates])[0].nan_to_num_(0)
         if method == 2:
             weight = torch.exp(-(iou * iou) / sigma)
         else:
@@ -129,37 +98,30 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """RoI Align: pool bilinear samples of the feature map over the bins of each region.
+    """RoI Align: average bilinear samples of the feature map over the bins of each region.
 
-    A region without samples (zero or negative size and ``sampling_ratio=0``) gives 0 with average
-    pooling and -10000 with max pooling, as on the CPU in C++; it raises nothing.
+    A region without samples (zero or negative size and ``sampling_ratio=0``) gives 0.
 
     Args:
         input (Tensor): (N, C, H, W) feature map.
         rois (Tensor): (K, 5) batch index and corners x1, y1, x2, y2 in image pixels.
         output (Tensor): (K, C, PH, PW), written.
-        argmax_y (Tensor): Like ``output``, written with max pooling: feature map coordinate of the
-            winning sample, -1 if none. Empty with average pooling.
+        argmax_y (Tensor): Of max pooling; left as it is.
         argmax_x (Tensor): As ``argmax_y``.
         aligned_height (int): PH.
         aligned_width (int): PW.
         spatial_scale (float): Feature map pixels per image pixel.
         sampling_ratio (int): Samples per bin and axis; 0 takes one per feature map pixel.
-        pool_mode (int): 0 max, 1 average.
+        pool_mode (int): 1, average.
         aligned (bool): Shift by half a pixel; otherwise regions are at least one pixel wide.
+
+    Raises:
+        NotImplementedError: ``pool_mode`` is 0, max pooling, which torchvision lacks.
     """
-    features = _in_full_precision(input)
+    _refuse_max_pooling(pool_mode)
     bins = (aligned_height, aligned_width)
-    samples = _roi_samples(features, rois, bins, spatial_scale, sampling_ratio, aligned)
-    pixels = features.permute(0, 2, 3, 1).flatten(0, 2)
-    if pool_mode == 1:
-        output.copy_(_per_roi(_average(pixels, samples), bins))
-        return
-    pooled, winner = _maximum(pixels, samples)
-    points = torch.cat([samples.points, samples.points.new_full((1, 2), -1)])[winner]
-    output.copy_(_per_roi(pooled, bins))
-    argmax_x.copy_(_per_roi(points[..., 0], bins))
-    argmax_y.copy_(_per_roi(points[..., 1], bins))
+    features = _in_full_precision(input)
+    output.copy_(_roi_align(features, rois, bins, spatial_scale, sampling_ratio, aligned))
 
 
 def roi_align_backward(
@@ -180,38 +142,26 @@ def roi_align_backward(
     Args:
         grad_output (Tensor): (K, C, PH, PW).
         rois (Tensor): As in ``roi_align_forward``.
-        argmax_y (Tensor): As ``roi_align_forward`` wrote it.
-        argmax_x (Tensor): As ``roi_align_forward`` wrote it.
+        argmax_y (Tensor): Of max pooling; has no effect.
+        argmax_x (Tensor): As ``argmax_y``.
         grad_input (Tensor): (N, C, H, W), written.
         aligned_height (int): PH.
         aligned_width (int): PW.
         spatial_scale (float): As in ``roi_align_forward``.
         sampling_ratio (int): As in ``roi_align_forward``.
-        pool_mode (int): 0 max, 1 average.
+        pool_mode (int): 1, average.
         aligned (bool): As in ``roi_align_forward``.
+
+    Raises:
+        NotImplementedError: ``pool_mode`` is 0, max pooling.
     """
+    _refuse_max_pooling(pool_mode)
+    bins = (aligned_height, aligned_width)
     grad = _in_full_precision(grad_output)
-    features = torch.zeros_like(grad_input, dtype=grad.dtype)
-    n, channels, height, width = features.shape
-    if pool_mode == 1:
-        bins = (aligned_height, aligned_width)
-        samples = _roi_samples(features, rois, bins, spatial_scale, sampling_ratio, aligned)
-        with torch.enable_grad():
-            pixels = features.permute(0, 2, 3, 1).flatten(0, 2).requires_grad_()
-            pooled = _average(pixels, samples)
-        (pixels_grad,) = torch.autograd.grad(
-            pooled, pixels, grad.permute(0, 2, 3, 1).reshape(pooled.shape)
-        )
-        grad_input.copy_(pixels_grad.view(n, height, width, channels).permute(0, 3, 1, 2))
-        return
-    points = torch.stack([argmax_x, argmax_y], -1).to(grad.dtype)
-    corners, weights = _bilinear(points, height, width)
-    planes = rois[:, :1].long() * channels + torch.arange(channels, device=rois.device)
-    corners = corners + planes[:, :, None, None, None] * (height * width)
-    weights = weights * ((argmax_y != -1) * grad)[..., None]
-    flat_grad = features.new_zeros(features.numel())
-    flat_grad.index_add_(0, corners.flatten(), weights.flatten())
-    grad_input.copy_(flat_grad.view_as(grad_input))
+    with torch.enable_grad():  # linear in the feature map, so that any map has the same gradient
+        features = torch.zeros_like(grad_input, dtype=grad.dtype).requires_grad_()
+        output = _roi_align(features, rois, bins, spatial_scale, sampling_ratio, aligned)
+    grad_input.copy_(torch.autograd.grad(output, features, grad)[0])
 
 
 def ms_deform_attn_forward(
@@ -297,13 +247,7 @@ def sigmoid_focal_loss_forward(
         gamma (float): Focusing exponent.
         alpha (float): Weight of positives; negatives have 1 - alpha.
     """
-    p, log_p, log_q, positive = _focal_terms(input, target)
-    loss = torch.where(
-        positive,
-        -alpha * (1 - p).pow(gamma) * log_p,
-        -(1 - alpha) * p.pow(gamma) * log_q,
-    )
-    output.copy_(loss * weight[target, None] if weight.numel() else loss)
+    output.copy_(_focal_loss(_in_full_precision(input), target, weight, gamma, alpha))
 
 
 def sigmoid_focal_loss_backward(
@@ -319,13 +263,10 @@ def sigmoid_focal_loss_backward(
         gamma (float): Focusing exponent.
         alpha (float): Weight of positives; negatives have 1 - alpha.
     """
-    p, log_p, log_q, positive = _focal_terms(input, target)
-    grad = torch.where(
-        positive,
-        -alpha * (1 - p).pow(gamma) * (1 - p - gamma * p * log_p),
-        (1 - alpha) * p.pow(gamma) * (p - gamma * (1 - p) * log_q),
-    )
-    grad_input.copy_(grad * weight[target, None] if weight.numel() else grad)
+    with torch.enable_grad():
+        logits = _in_full_precision(input).detach().requires_grad_()
+        loss = _focal_loss(logits, target, weight, gamma, alpha).sum()
+    grad_input.copy_(torch.autograd.grad(loss, logits)[0])
 
 
 STAND_INS = (
@@ -340,41 +281,13 @@ STAND_INS = (
 )
 
 
-class StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds ``mmcv._ext`` and nothing else, and fills it with the functions of this file."""
+def op_without_stand_in(name: str) -> Callable:
+    """A function in the place of any other op of mmcv; its call raises NotImplementedError.
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        """Return a spec for ``mmcv._ext``, None for any other module."""
-        if fullname != EXTENSION:
-            return None
-        return importlib.machinery.ModuleSpec(fullname, self, origin=__file__)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Fill the new module and say so in the log."""
-        for stand_in in STAND_INS:
-            setattr(module, stand_in.__name__, stand_in)
-        module.__getattr__ = _missing_op
-        MMLogger.get_current_instance().info(
-            f'{EXTENSION} is not compiled: castling_det stands in with PyTorch functions for '
-            f'{", ".join(stand_in.__name__ for stand_in in STAND_INS)}'
-        )
-
-
-def add_finder() -> None:
-    """Let ``import mmcv._ext`` end at the stand-ins where mmcv has no compiled ops.
-
-    To be called before ``mmcv.ops`` is imported; calling it again changes nothing.
+    Only the call may fail: mmcv asks for each of its ops by ``hasattr`` when it is imported.
     """
-    if not any(isinstance(finder, StandInFinder) for finder in sys.meta_path):
-        sys.meta_path.append(StandInFinder())
-
-
-def _missing_op(name: str) -> Callable:
-    # mmcv asks for each of its ops by hasattr at import, so only the call may fail.
     if name.startswith('__'):
-        raise AttributeError(f'module {EXTENSION!r} has no attribute {name!r}')
+        raise AttributeError(f'mmcv._ext has no attribute {name!r}')
     return lambda *_, **__: _fail(name)
 
 
@@ -390,39 +303,9 @@ def _in_full_precision(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _box_rows(boxes: Tensor, offset: int) -> Tensor:
-    # (N, 4) -> (5, N): -x1, -y1, x2, y2, area; negated, so that all four intersect by minimum
-    x1, y1, x2, y2 = _in_full_precision(boxes).unbind(1)
-    return torch.stack([-x1, -y1, x2, y2, (x2 - x1 + offset) * (y2 - y1 + offset)])
-
-
-def _iou(a: Tensor, b: Tensor, offset: int, buffers: Tensor) -> Tensor:
-    # (5, A) and (5, B) rows -> (A, B), rounded at the same places as in the C++ version. Written
-    # into the three buffers, because fresh memory costs more time than the arithmetic.
-    shape = a.shape[1], b.shape[1]
-    inter, h, other = buffers[:, : shape[0] * shape[1]].view(3, *shape)
-    left, top, right, bottom, area = a[:, :, None]
-    b_left, b_top, b_right, b_bottom, b_area = b[:, None, :]
-    torch.minimum(right, b_right, out=inter).add_(torch.minimum(left, b_left, out=other))
-    torch.minimum(bottom, b_bottom, out=h).add_(torch.minimum(top, b_top, out=other))
-    if offset:
-        inter.add_(offset)
-        h.add_(offset)
-    inter.clamp_(min=0).mul_(h.clamp_(min=0))
-    union = torch.add(area, b_area, out=other).sub_(inter)
-    return inter.div_(union)
-
-
-def _greedy(suppresses: Tensor) -> Tensor:
-    # (N, N) strictly upper triangular 0 and 1 -> (N, ) bool. Repeats "kept if no kept box before me
-    # suppresses me". After t rounds all boxes with shorter chains of suppressors than t are right,
-    # and what a round does not change is the greedy answer.
-    keep = suppresses.new_ones(len(suppresses))
-    while True:
-        kept_next = (keep @ suppresses == 0).to(keep.dtype)
-        if torch.equal(kept_next, keep):
-            return keep.bool()
-        keep = kept_next
+def _widened(boxes: Tensor, offset: int) -> Tensor:
+    # Of boxes whose right and lower side moved by the offset, areas and overlaps are mmcv's.
+    return _in_full_precision(boxes) + boxes.new_tensor([0, 0, offset, offset])
 
 
 def _without_dropped(candidates: Tensor, alive: Tensor) -> Tensor:
@@ -435,97 +318,24 @@ def _without_dropped(candidates: Tensor, alive: Tensor) -> Tensor:
     return candidates[:count]
 
 
-class _Samples(NamedTuple):
-    """The T sample points of all bins of all regions, bin after bin."""
-
-    points: Tensor  # (T, 2) x, y on the feature map
-    bins: Tensor  # (T, ) number of the bin that the point is in
-    counts: Tensor  # (K * PH * PW, ) points per bin
-    corners: Tensor  # (T, 4) rows of the pixel table around the point
-    weights: Tensor  # (T, 4) bilinear weights of these rows
+def _refuse_max_pooling(pool_mode: int) -> None:
+    if pool_mode != 1:
+        _fail("roi_align with pool_mode='max'")
 
 
-def _roi_samples(
+def _roi_align(
     features: Tensor,
     rois: Tensor,
     bins: tuple[int, int],
     spatial_scale: float,
     sampling_ratio: int,
     aligned: bool,
-) -> _Samples:
-    height, width = features.shape[2:]
-    batch, boxes = rois[:, 0].long(), rois[:, 1:].to(features.dtype)
-    shift = 0.5 if aligned else 0.0
-    start, end = (boxes * spatial_scale - shift).split(2, dim=1)  # (K, 2) as x, y
-    size = end - start if aligned else (end - start).clamp(min=1)
-    bin_size = size / size.new_tensor([bins[1], bins[0]])
-    if sampling_ratio > 0:
-        grid = torch.full_like(bin_size, sampling_ratio, dtype=torch.long)
-    else:
-        grid = bin_size.float().ceil().long().clamp(min=0)
-
-    bins_per_roi = bins[0] * bins[1]
-    counts = grid.prod(1).repeat_interleave(bins_per_roi)
-    bin_of = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
-    nth = torch.arange(len(bin_of), device=counts.device) - (counts.cumsum(0) - counts)[bin_of]
-    roi = bin_of // bins_per_roi
-    cell = torch.stack([bin_of % bins[1], bin_of // bins[1] % bins[0]], 1)
-    inner = torch.stack([nth % grid[roi, 0], nth // grid[roi, 0]], 1)
-    step = bin_size[roi]
-    points = start[roi] + cell * step + (inner.to(step.dtype) + 0.5) * step / grid[roi]
-    corners, weights = _bilinear(points, height, width)
-    corners = corners + (batch * (height * width))[roi, None]
-    return _Samples(points, bin_of, counts, corners, weights)
-
-
-def _bilinear(points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    # (..., 2) x, y -> pixel numbers y * width + x and weights of the four neighbours, (..., 4).
-    # A point up to one pixel outside is moved to the border, one further out weighs nothing.
-    x, y = points.unbind(-1)
-    inside = (y >= -1) & (y <= height) & (x >= -1) & (x <= width)
-    x = torch.where(inside, x, 0).clamp(0, width - 1)
-    y = torch.where(inside, y, 0).clamp(0, height - 1)
-    x0, y0 = x.long(), y.long()
-    x1, y1 = (x0 + 1).clamp(max=width - 1), (y0 + 1).clamp(max=height - 1)
-    lx, ly = x - x0, y - y0
-    hx, hy = 1 - lx, 1 - ly
-    rows, cols = torch.stack([y0, y0, y1, y1], -1), torch.stack([x0, x1, x0, x1], -1)
-    weights = torch.stack([hy * hx, hy * lx, ly * hx, ly * lx], -1)
-    return rows * width + cols, weights * inside[..., None]
-
-
-def _average(pixels: Tensor, samples: _Samples) -> Tensor:
-    # (pixels of the batch, C) -> (bins, C)
-    ends = samples.counts.cumsum(0)
-    summed = F.embedding_bag(
-        samples.corners.flatten(),
-        pixels,
-        4 * (ends - samples.counts),
-        mode='sum',
-        per_sample_weights=samples.weights.flatten(),
-    )
-    return summed / samples.counts.clamp(min=1)[:, None]
-
-
-def _maximum(pixels: Tensor, samples: _Samples) -> tuple[Tensor, Tensor]:
-    # (pixels of the batch, C) -> (bins, C) maxima and the number of the first sample that has it,
-    # T if there is none
-    values = F.embedding_bag(
-        samples.corners, pixels, mode='sum', per_sample_weights=samples.weights
-    )
-    bins = samples.bins[:, None].expand_as(values)
-    pooled = values.new_full((len(samples.counts), values.shape[1]), LOWEST_MAXIMUM)
-    pooled = pooled.scatter_reduce(0, bins, values, 'amax')
-    none = len(values)
-    numbers = torch.arange(none, device=values.device)[:, None]
-    wins = (values == pooled[samples.bins]) & (values > LOWEST_MAXIMUM)
-    winner = torch.full_like(pooled, none, dtype=torch.long)
-    return pooled, winner.scatter_reduce(0, bins, torch.where(wins, numbers, none), 'amin')
-
-
-def _per_roi(table: Tensor, bins: tuple[int, int]) -> Tensor:
-    # (K * PH * PW, C) -> (K, C, PH, PW)
-    return table.view(-1, *bins, table.shape[1]).permute(0, 3, 1, 2)
+) -> Tensor:
+    rois = rois.to(features.dtype)
+    if sampling_ratio == 0:  # of a negative number of samples torchvision makes an error
+        index, start, end = rois.split([1, 2, 2], dim=1)
+        rois = torch.cat([index, start, torch.maximum(start, end)], 1)
+    return torchvision.ops.roi_align(features, rois, bins, spatial_scale, sampling_ratio, aligned)
 
 
 def _deformable_attention(
@@ -552,8 +362,11 @@ def _deformable_attention(
     return output.view(b, heads * dims, queries).transpose(1, 2).contiguous()
 
 
-def _focal_terms(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    p = _in_full_precision(input).sigmoid()
-    tiny = torch.finfo(torch.float32).tiny
-    positive = target[:, None] == torch.arange(input.shape[1], device=input.device)
-    return p, p.clamp(min=tiny).log(), (1 - p).clamp(min=tiny).log(), positive
+def _focal_loss(
+    logits: Tensor, target: Tensor, weight: Tensor, gamma: float, alpha: float
+) -> Tensor:
+    positive = target[:, None] == torch.arange(logits.shape[1], device=logits.device)
+    right = torch.where(positive, logits, -logits)  # its sigmoid is the probability of the truth
+    loss = -(gamma * F.logsigmoid(-right)).exp() * F.logsigmoid(right)
+    loss = loss * torch.where(positive, alpha, 1 - alpha)
+    return loss * weight[target, None] if weight.numel() else loss

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from mmengine.logging import MMLogger
 from torch import Tensor
 
-from castling_det.compat import mmcv_ops
+from castling_det.compat import mmcv_finder, mmcv_ops
 
 WHEELS_VARIABLE = 'CASTLING_DET_WHEELS'
 
@@ -48,7 +48,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     with zipfile.ZipFile(wheels[0]) as archive:
         (member,) = [member for member in archive.namelist() if member.startswith('mmcv/_ext.')]
         path = archive.extract(member, tmp_path_factory.mktemp('wheel'))
-    spec = importlib.util.spec_from_file_location(mmcv_ops.EXTENSION, path)
+    spec = importlib.util.spec_from_file_location(mmcv_finder.EXTENSION, path)
     try:
         extension = importlib.util.module_from_spec(spec)
     except ImportError as error:
@@ -60,7 +60,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 @pytest.fixture
 def stand_in() -> ModuleType:
     """A fresh stand-in module that no one else sees."""
-    spec = mmcv_ops.StandInFinder().find_spec(mmcv_ops.EXTENSION, None)
+    spec = mmcv_finder.StandInFinder().find_spec(mmcv_finder.EXTENSION, None)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -134,9 +134,7 @@ def loop_softnms(
 
 @pytest.mark.parametrize('offset', [0, 1])
 @pytest.mark.parametrize('iou_threshold', [0.0, 0.3, 0.6])
-@pytest.mark.parametrize('tile', [(256, 2048), (8, 16), (16, 8)])
-def test_nms_is_greedy(monkeypatch, tile, iou_threshold, offset):
-    monkeypatch.setattr(mmcv_ops, 'NMS_TILE', tile)
+def test_nms_is_greedy(iou_threshold, offset):
     for n in (1, 2, 9, 70):
         boxes, scores = random_boxes(n), (torch.rand(n) * 20).round() / 20
         inds = mmcv_ops.nms(boxes, scores, iou_threshold, offset)
@@ -154,13 +152,6 @@ def test_nms_keeps_a_box_at_the_threshold():
     scores = torch.tensor([0.9, 0.8])
     assert len(mmcv_ops.nms(boxes, scores, 0.6, 0)) == 2
     assert len(mmcv_ops.nms(boxes, scores, 0.599, 0)) == 1
-
-
-def test_nms_follows_a_chain_through_several_blocks():
-    left = torch.arange(600.0)
-    boxes = torch.stack([left, torch.zeros(600), left + 2, torch.ones(600)], 1)
-    inds = mmcv_ops.nms(boxes, -left, iou_threshold=0.3, offset=0)
-    assert inds.tolist() == list(range(0, 600, 2))
 
 
 def test_nms_lets_nan_boxes_alone():
@@ -218,15 +209,14 @@ def random_rois(n: int, batch: int, extent: float) -> Tensor:
 
 def roi_align(
     ops: ModuleType, features: Tensor, rois: Tensor, grad_output: Tensor, **options
-) -> tuple[Tensor, ...]:
-    """Output, argmax_y, argmax_x and gradient; the buffers hold rubbish before they are written."""
-    bins = dict(aligned_height=grad_output.shape[2], aligned_width=grad_output.shape[3])
-    output = torch.full_like(grad_output, 7)
-    argmax = [x.new_full(x.shape if options['pool_mode'] == 0 else (0,), 7) for x in [output] * 2]
-    ops.roi_align_forward(features, rois, output, *argmax, **bins, **options)
+) -> tuple[Tensor, Tensor]:
+    """Output and gradient; the buffers hold rubbish before they are written."""
+    options |= dict(aligned_height=grad_output.shape[2], aligned_width=grad_output.shape[3])
+    output, argmax = torch.full_like(grad_output, 7), [grad_output.new_empty(0)] * 2
+    ops.roi_align_forward(features, rois, output, *argmax, pool_mode=1, **options)
     grad_input = torch.zeros_like(features)
-    ops.roi_align_backward(grad_output, rois, *argmax, grad_input, **bins, **options)
-    return output, *argmax, grad_input
+    ops.roi_align_backward(grad_output, rois, *argmax, grad_input, pool_mode=1, **options)
+    return output, grad_input
 
 
 def loop_bilinear(plane: Tensor, y: float, x: float) -> Tensor:
@@ -247,7 +237,6 @@ def loop_roi_align(
     bins: tuple[int, int],
     spatial_scale: float,
     sampling_ratio: int,
-    pool_mode: int,
     aligned: bool,
 ) -> Tensor:
     """RoI Align, one sample at a time; differentiable by autograd."""
@@ -267,66 +256,52 @@ def loop_roi_align(
                 )
                 for i, j in itertools.product(range(grid_h), range(grid_w))
             ]
-            table = torch.stack(values)
-            output.append(table.amax(0) if pool_mode == 0 else table.mean(0))
+            output.append(torch.stack(values).mean(0))
     shape = (len(rois), *bins, features.shape[1])
     return torch.stack(output).view(shape).permute(0, 3, 1, 2)
 
 
-ROI_MODES = list(itertools.product([0, 1], [0, 2], [True, False]))
+ROI_MODES = list(itertools.product([0, 2], [True, False]))
 
 
-@pytest.mark.parametrize(('pool_mode', 'sampling_ratio', 'aligned'), ROI_MODES)
-def test_roi_align_is_the_loop(pool_mode, sampling_ratio, aligned):
-    options = dict(
-        spatial_scale=0.25, sampling_ratio=sampling_ratio, pool_mode=pool_mode, aligned=aligned
-    )
+@pytest.mark.parametrize(('sampling_ratio', 'aligned'), ROI_MODES)
+def test_roi_align_is_the_loop(sampling_ratio, aligned):
+    options = dict(spatial_scale=0.25, sampling_ratio=sampling_ratio, aligned=aligned)
     features = torch.randn(2, 3, 7, 5, dtype=torch.float64, requires_grad=True)
     rois = random_rois(6, 2, 24).double()
     expected = loop_roi_align(features, rois, (2, 3), **options)
     grad_output = torch.randn_like(expected)
     (expected_grad,) = torch.autograd.grad(expected, features, grad_output)
-    output, _, _, grad = roi_align(mmcv_ops, features.detach(), rois, grad_output, **options)
+    output, grad = roi_align(mmcv_ops, features.detach(), rois, grad_output, **options)
     torch.testing.assert_close(output, expected.detach())
     torch.testing.assert_close(grad, expected_grad)
 
 
-def test_roi_align_max_names_the_winning_sample():
-    features = torch.zeros(1, 1, 8, 8)
-    features[0, 0, 5, 2] = 1
-    rois = torch.tensor([[0.0, 0, 0, 8, 8]])
-    options = dict(spatial_scale=1.0, sampling_ratio=0, pool_mode=0, aligned=True)
-    output, y, x, _ = roi_align(mmcv_ops, features, rois, torch.ones(1, 1, 1, 1), **options)
-    assert (output.item(), y.item(), x.item()) == (1, 5, 2)
+@pytest.mark.parametrize('sizes', [(0, 0), (-2, -2), (-2, 3), (3, -2)])
+def test_roi_align_of_an_empty_region(sizes):
+    rois = torch.tensor([[0.0, 2, 2, 2 + sizes[0], 2 + sizes[1]]])
+    options = dict(spatial_scale=1.0, sampling_ratio=0, aligned=True)
+    grad_output = torch.ones(1, 3, 2, 2)
+    output, grad = roi_align(mmcv_ops, torch.rand(1, 3, 4, 4), rois, grad_output, **options)
+    assert (output == 0).all() and (grad == 0).all()
 
 
-@pytest.mark.parametrize(('pool_mode', 'value'), [(0, -10000), (1, 0)])
-def test_roi_align_of_an_empty_region(pool_mode, value):
-    rois = torch.tensor([[0.0, 2, 2, 2, 2], [0, 3, 3, 1, 1]])
-    options = dict(spatial_scale=1.0, sampling_ratio=0, pool_mode=pool_mode, aligned=True)
-    grad_output = torch.ones(2, 3, 2, 2)
-    output, _, _, grad = roi_align(mmcv_ops, torch.rand(1, 3, 4, 4), rois, grad_output, **options)
-    assert (output == value).all() and (grad == 0).all()
-
-
-@pytest.mark.parametrize('pool_mode', [0, 1])
-def test_roi_align_without_regions(pool_mode):
-    options = dict(spatial_scale=1.0, sampling_ratio=0, pool_mode=pool_mode, aligned=True)
+def test_roi_align_without_regions():
+    options = dict(spatial_scale=1.0, sampling_ratio=0, aligned=True)
     features, none = torch.rand(1, 3, 4, 4), torch.empty(0, 3, 2, 2)
-    output, _, _, grad = roi_align(mmcv_ops, features, torch.empty(0, 5), none, **options)
+    output, grad = roi_align(mmcv_ops, features, torch.empty(0, 5), none, **options)
     assert output.shape == none.shape and (grad == 0).all()
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize('pool_mode', [0, 1])
-def test_roi_align_in_low_precision(pool_mode, dtype):
-    options = dict(spatial_scale=0.25, sampling_ratio=2, pool_mode=pool_mode, aligned=True)
+def test_roi_align_in_low_precision(dtype):
+    options = dict(spatial_scale=0.25, sampling_ratio=2, aligned=True)
     features, rois = torch.rand(2, 3, 7, 5).to(dtype), random_rois(4, 2, 24).to(dtype)
     grad_output = torch.rand(4, 3, 2, 2).to(dtype)
     low = roi_align(mmcv_ops, features, rois, grad_output, **options)
     full = roi_align(mmcv_ops, *(x.float() for x in (features, rois, grad_output)), **options)
     torch.testing.assert_close(low[0], full[0].to(dtype))
-    torch.testing.assert_close(low[3], full[3].to(dtype), rtol=0.05, atol=0.05)
+    torch.testing.assert_close(low[1], full[1].to(dtype), rtol=0.05, atol=0.05)
 
 
 # Multi-scale deformable attention
@@ -404,7 +379,7 @@ def reference_focal_loss(
 
 
 @pytest.mark.parametrize('weighted', [True, False])
-@pytest.mark.parametrize('gamma', [1.5, 2.0])
+@pytest.mark.parametrize('gamma', [0.5, 2.0])
 def test_focal_loss(gamma, weighted):
     logits = (torch.randn(12, 4, dtype=torch.float64) * 3).requires_grad_()
     target = torch.arange(12) % (4 if weighted else 5)
@@ -422,12 +397,13 @@ def test_focal_loss(gamma, weighted):
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.float32])
-def test_focal_loss_of_certain_predictions_is_finite(dtype):
+@pytest.mark.parametrize('gamma', [0.0, 0.5, 2.0])
+def test_focal_loss_of_certain_predictions_is_finite(dtype, gamma):
     logits = torch.tensor([[200.0, -200.0], [-200.0, 200.0]], dtype=dtype)
     output, grad = torch.zeros_like(logits), torch.zeros_like(logits)
     arguments = (logits, torch.tensor([0, 0]), torch.empty(0))
-    mmcv_ops.sigmoid_focal_loss_forward(*arguments, output, 2.0, 0.25)
-    mmcv_ops.sigmoid_focal_loss_backward(*arguments, grad, 2.0, 0.25)
+    mmcv_ops.sigmoid_focal_loss_forward(*arguments, output, gamma, 0.25)
+    mmcv_ops.sigmoid_focal_loss_backward(*arguments, grad, gamma, 0.25)
     assert output.isfinite().all() and grad.isfinite().all()
     assert (output[0] == 0).all() and (output[1] > 20).all()
 
@@ -473,15 +449,10 @@ def test_softnms_equals_the_compiled_op(compiled, method, offset):
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
-@pytest.mark.parametrize(('pool_mode', 'sampling_ratio', 'aligned'), ROI_MODES)
-def test_roi_align_equals_the_compiled_op(compiled, pool_mode, sampling_ratio, aligned, dtype):
+@pytest.mark.parametrize(('sampling_ratio', 'aligned'), ROI_MODES)
+def test_roi_align_equals_the_compiled_op(compiled, sampling_ratio, aligned, dtype):
     for spatial_scale, bins in ((0.25, (7, 7)), (0.0625, (3, 5)), (1.0, (1, 2))):
-        options = dict(
-            spatial_scale=spatial_scale,
-            sampling_ratio=sampling_ratio,
-            pool_mode=pool_mode,
-            aligned=aligned,
-        )
+        options = dict(spatial_scale=spatial_scale, sampling_ratio=sampling_ratio, aligned=aligned)
         features = torch.randn(2, 4, 19, 23, dtype=dtype)
         rois = random_rois(20, 2, 24 / spatial_scale).to(dtype)
         rois[0, 3:] = rois[0, 1:3]
@@ -504,11 +475,9 @@ def test_nms_on_a_gpu():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(('pool_mode', 'sampling_ratio', 'aligned'), ROI_MODES)
-def test_roi_align_on_a_gpu(pool_mode, sampling_ratio, aligned):
-    options = dict(
-        spatial_scale=0.25, sampling_ratio=sampling_ratio, pool_mode=pool_mode, aligned=aligned
-    )
+@pytest.mark.parametrize(('sampling_ratio', 'aligned'), ROI_MODES)
+def test_roi_align_on_a_gpu(sampling_ratio, aligned):
+    options = dict(spatial_scale=0.25, sampling_ratio=sampling_ratio, aligned=aligned)
     inputs = torch.randn(2, 3, 7, 5), random_rois(6, 2, 24), torch.randn(6, 3, 2, 3)
     inputs = [x.double() for x in inputs]
     there = roi_align(mmcv_ops, *(x.cuda() for x in inputs), **options)
@@ -518,7 +487,7 @@ def test_roi_align_on_a_gpu(pool_mode, sampling_ratio, aligned):
 
 @pytest.mark.gpu
 def test_mmcv_deformable_attention_on_a_gpu_equals_its_cpu_path():
-    mmcv_ops.add_finder()
+    mmcv_finder.add_finder()
     module = importlib.import_module('mmcv.ops.multi_scale_deform_attn')
     inputs, _, shape_table, starts = deformable_inputs()
     value, locations, weights = (x.requires_grad_() for x in inputs)
@@ -537,7 +506,7 @@ def test_mmcv_deformable_attention_on_a_gpu_equals_its_cpu_path():
 
 @pytest.mark.gpu
 def test_mmcv_focal_loss_on_a_gpu():
-    mmcv_ops.add_finder()
+    mmcv_finder.add_finder()
     sigmoid_focal_loss = importlib.import_module('mmcv.ops').sigmoid_focal_loss
     logits, target = torch.randn(12, 4, device='cuda', requires_grad=True), torch.arange(12) % 5
     loss = sigmoid_focal_loss(logits, target.cuda(), 2.0, 0.25, None, 'mean')
@@ -551,15 +520,15 @@ def test_mmcv_focal_loss_on_a_gpu():
 
 
 def test_finder_is_added_once_and_behind_the_others():
-    mmcv_ops.add_finder()
-    mmcv_ops.add_finder()
-    ours = [isinstance(finder, mmcv_ops.StandInFinder) for finder in sys.meta_path]
+    mmcv_finder.add_finder()
+    mmcv_finder.add_finder()
+    ours = [isinstance(finder, mmcv_finder.StandInFinder) for finder in sys.meta_path]
     assert sum(ours) == 1
     assert ours.index(True) > sys.meta_path.index(importlib.machinery.PathFinder)
 
 
 def test_finder_finds_one_module_only():
-    finder = mmcv_ops.StandInFinder()
+    finder = mmcv_finder.StandInFinder()
     assert finder.find_spec('mmcv._ext', None) is not None
     assert finder.find_spec('mmcv._flow_warp_ext', None) is None
 
@@ -603,7 +572,7 @@ def test_mmcv_and_mmdet_run_on_the_stand_ins():
     folders = importlib.import_module('mmcv').__path__
     if importlib.machinery.PathFinder.find_spec('mmcv._ext', folders):
         pytest.skip('this mmcv has compiled ops')
-    mmcv_ops.add_finder()
+    mmcv_finder.add_finder()
     importlib.import_module('mmdet.models')
     package = importlib.import_module('mmcv.ops')
     assert sys.modules['mmcv._ext'].nms is mmcv_ops.nms
@@ -625,6 +594,7 @@ def test_mmcv_and_mmdet_run_on_the_stand_ins():
 
     features = torch.randn(1, 2, 6, 5, dtype=torch.float64, requires_grad=True)
     rois = random_rois(3, 1, 20).double()
-    for mode in ('avg', 'max'):
-        layer = package.RoIAlign(2, spatial_scale=0.25, pool_mode=mode)
-        assert torch.autograd.gradcheck(lambda x, layer=layer: layer(x, rois), features)
+    layer = package.RoIAlign(2, spatial_scale=0.25)
+    assert torch.autograd.gradcheck(lambda x: layer(x, rois), features)
+    with pytest.raises(NotImplementedError, match="no stand-in for .*pool_mode='max'"):
+        package.RoIAlign(2, spatial_scale=0.25, pool_mode='max')(features, rois)
