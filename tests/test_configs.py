@@ -61,6 +61,8 @@ def test_softmax_twin_differs_in_attention_alone(castling):
     grid = twin.model.backbone.pop('bias_grid')
     grid = (grid, grid) if isinstance(grid, int) else tuple(grid)
     assert grid == tuple(side / 16 for side in size_in_name(castling))
+    if 'bccd-160x160' in castling.stem:  # each has the rate that its study found
+        ours.optim_wrapper.optimizer.lr = twin.optim_wrapper.optimizer.lr
     assert ours.to_dict() == twin.to_dict()
 
 

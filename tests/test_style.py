@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MAX_CONFIG_DEPTH = 3
+MAX_CONFIG_DEPTH = 4  # twin, config, size of a data set, data set
 LEAF_NAME = re.compile(
     r"""(?P<algorithm>[a-z0-9-]+)
         _(?P<backbone>[a-z0-9-]+)

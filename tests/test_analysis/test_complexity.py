@@ -15,11 +15,11 @@ from castling_det.analysis.complexity import (
     count_complexity,
     count_config,
     count_forms,
-    input_shape,
 )
+from castling_det.configs import input_shape
 from castling_det.models import CastlingAttention, CastlingLeViT, SelfAttention, SoftmaxAttention
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'get_complexity.py'
 CONFIGS = ROOT / 'configs' / 'castling_picodet'
 SOFTMAX = dict(type='SoftmaxAttention')

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from castling_det.export.agreement import check
-from castling_det.export.graph import graphs
+from castling_det.export.build import graphs
 
 OUT = Path('a.onnx')
 

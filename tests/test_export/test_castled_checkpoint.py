@@ -14,7 +14,7 @@ from castling_det.errors import InputError
 from castling_det.export.castled_checkpoint import castle_checkpoint, inference_config
 from castling_det.models.attention import MaskedSoftmax
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / 'configs/castling_picodet'
 SEGMENTORS = ROOT / 'configs/castling_mask2former'
 STEM = 'castling-picodet_levit-nano_1xb16-16e_shapes-64x512'

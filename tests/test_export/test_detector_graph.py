@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from castling_det.export.build import graphs
 from castling_det.export.detector_graph import DetectorGraph
-from castling_det.export.graph import graphs
 from castling_det.models.attention import CastlingAttention
 
 

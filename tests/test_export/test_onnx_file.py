@@ -18,7 +18,7 @@ onnx = pytest.importorskip('onnx', reason="the extra 'export' is not installed")
 onnxruntime = pytest.importorskip('onnxruntime')
 
 from castling_det.export import onnx_file  # noqa: E402
-from castling_det.export.graph import graphs  # noqa: E402
+from castling_det.export.build import graphs  # noqa: E402
 from castling_det.inference.predictor import TrainedModel  # noqa: E402
 from castling_det.inference.run_onnx import open_model  # noqa: E402
 

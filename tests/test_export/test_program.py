@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from castling_det.export import program
-from castling_det.export.graph import graphs
+from castling_det.export.build import graphs
 
 
 @torch.no_grad()

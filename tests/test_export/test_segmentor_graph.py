@@ -6,7 +6,7 @@ from mmengine.config import ConfigDict
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from castling_det.export.graph import graphs
+from castling_det.export.build import graphs
 from castling_det.export.segmentor_graph import SegmentorGraph
 from castling_det.models.attention import CastlingAttention
 

@@ -13,12 +13,9 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 from castling_det.inference.frames import open_frames
-from castling_det.inference.pictures import (
-    LegibleVisualizer,
-    draw,
-    draw_predictions,
-    write_label_map,
-)
+from castling_det.inference.pictures import draw_predictions
+from castling_det.visualization.boxes import LegibleVisualizer
+from castling_det.visualization.drawing import draw, write_label_map
 
 GREY = 90
 RED, BLUE = (220, 60, 60), (70, 90, 220)  # as metainfo has them: RGB
