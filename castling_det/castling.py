@@ -1,8 +1,10 @@
 """Training form and inference form of a castling model."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -17,7 +19,9 @@ def castle(model: nn.Module, fold_bn: bool = False) -> nn.Module:
     """Turn a model from the training form into the inference form, in place.
 
     The auxiliary branches go. They own no parameters and never run in eval mode, so ``state_dict``
-    keys and eval outputs stay what they were, to the bit. A castled model is left as it is.
+    keys and eval outputs stay what they were, to the bit. A castled model is left as it is. A
+    warning says so if the ramp of a branch is below 1: its masks may not be empty, so that what
+    was trained may be another function. A model that was never trained has ramp 0.
 
     Args:
         model (nn.Module): Any module with :class:`CastlingAttention` in it: a backbone, a detector,
@@ -40,10 +44,24 @@ def castle(model: nn.Module, fold_bn: bool = False) -> nn.Module:
         raise InputError(f'{type(model).__name__} has no CastlingAttention: nothing to castle')
     if fold_bn and model.training:
         raise InputError('castle(fold_bn=True) needs a model in eval mode: call its eval() first')
-    for attention in attentions:
-        attention.switch_to_deploy()
+    ramp = min((attention.ramp for _, attention in castling_attentions(model)), default=1.0)
+    if ramp < 1:
+        print_log(
+            f'castle: the ramp is {ramp:.4g}, not 1, so the masks of the auxiliary branches may '
+            'not be empty, and the inference form differs from what was trained',
+            logger='current',
+            level=logging.WARNING,
+        )
+    drop_aux(model)
     if fold_bn:
         fold_batch_norms(model)
+    return model
+
+
+def drop_aux(model: nn.Module) -> nn.Module:
+    """What :func:`castle` does to attentions, without a word: for models that nobody trained."""
+    for _, attention in castling_attentions(model):
+        attention.switch_to_deploy()
     return model
 
 

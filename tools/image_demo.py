@@ -7,7 +7,8 @@ An .onnx file, as tools/export_onnx.py writes it, serves in place of both:
 python tools/image_demo.py photos --checkpoint model.onnx --out-dir drawn
 
 Pictures (or the video) keep their names; beside them a detector's predictions stand in
-predictions.json, a segmentor's label maps in label_maps/.
+predictions.json (while it works one a line in predictions.unfinished.jsonl), a segmentor's label
+maps in label_maps/.
 """
 
 import argparse
@@ -73,8 +74,8 @@ def main() -> None:
     if num_boxes is not None:
         line += f', boxes: {num_boxes}'
     if isinstance(frames, ImageFiles) and frames.unreadable:
-        names = ', '.join(file.name for file in frames.unreadable)
-        line += f', unreadable: {len(frames.unreadable)} ({names})'
+        reasons = '; '.join(f'{file.name}: {why}' for file, why in frames.unreadable.items())
+        line += f', left out: {len(frames.unreadable)} ({reasons})'
     print(f'{line}; see {args.out_dir}')
 
 

@@ -1,7 +1,6 @@
 """Test a model, in the form that ships: ``python tools/test.py CONFIG CHECKPOINT``."""
 
 import argparse
-from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
@@ -20,6 +19,7 @@ from castling_det.engine.distributed import is_first_process, start_processes
 from castling_det.engine.test_time_augmentation import add_test_time_augmentation
 from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
 from castling_det.hooks.training_form_hook import TrainingFormHook
+from castling_det.visualization.hooks import LabelMapHook, OverlayHook
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,14 +53,6 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     check_work_dir(cfg.work_dir)
     check_checkpoint(args.checkpoint)
     cfg.load_from = args.checkpoint
-    if args.show_dir:
-        cfg.default_hooks.visualization.update(
-            draw=True, interval=1, test_out_dir=str(Path(args.show_dir).absolute())
-        )
-    if args.out and is_segmentor:
-        evaluators = cfg.test_evaluator
-        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
-            evaluator.output_dir = args.out
     if is_first_process():
         check_datasets(cfg, ('test',), decode=True)
     if args.tta:
@@ -70,7 +62,11 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     refuse_other_checkpoints(runner)
     if args.form == 'training':
         runner.register_hook(TrainingFormHook())
-    if args.out and not is_segmentor:
+    if args.show_dir:
+        runner.register_hook(OverlayHook(draw=True, test_out_dir=args.show_dir))
+    if args.out and is_segmentor:
+        runner.register_hook(LabelMapHook(args.out))
+    elif args.out:
         runner.test_evaluator.metrics.append(DumpResults(args.out))
     runner.test()
     print(f'Checkpoint: {args.checkpoint}\nLog: {runner.log_dir}')

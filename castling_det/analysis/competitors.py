@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from castling_det.analysis.complexity import count_complexity
 from castling_det.analysis.latency import FORMS, Call, Competitor, Setting, Shape
-from castling_det.castling import castle
+from castling_det.castling import drop_aux
 from castling_det.configs import build_model, softmax_twin
 from castling_det.errors import InputError
 from castling_det.models.attention import CastlingAttention, MaskedSoftmax, SoftmaxAttention
@@ -98,7 +98,7 @@ def _forms(cfg: Config, forms: Sequence[str]) -> dict[str, nn.Module]:
         return dict(inference=plain)
     made = dict(
         training=lambda: build(cfg),
-        inference=lambda: castle(build(cfg)),
+        inference=lambda: drop_aux(build(cfg)),
         twin=lambda: build(softmax_twin(cfg)),
     )
     return {form: made[form]() for form in forms}

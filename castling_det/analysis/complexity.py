@@ -3,6 +3,8 @@
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
+from inspect import signature
 
 import torch
 from mmengine.analysis import FlopAnalyzer
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from castling_det.castling import training_form
 from castling_det.configs import build_model, softmax_twin
+from castling_det.errors import InputError
 from castling_det.models.attention import CastlingAttention
 
 # Counted by mmengine, by none of the papers.
@@ -98,19 +101,51 @@ def count_forms(cfg: Config, shape: tuple[int, int]) -> dict[str, Complexity]:
         dict[str, Complexity]: By ``'training form'``, ``'inference form'`` and ``'softmax twin'``;
         ``'inference form'`` alone of a model without :class:`CastlingAttention`.
     """
-    model, image = build_model(cfg).eval(), torch.zeros(1, 3, *shape)
-    inference = count_complexity(model, image)
+    model, image = _on_images_alone(build_model(cfg), shape).eval(), torch.zeros(1, 3, *shape)
+    inference = _count_or_refuse(cfg, model, image)
     if not any(isinstance(module, CastlingAttention) for module in model.modules()):
         return {'inference form': inference}
     with training_form(model):
         training = count_complexity(model, image)
-    softmax = count_complexity(build_model(softmax_twin(cfg, shape)), image)
+    twin = _on_images_alone(build_model(softmax_twin(cfg, shape)), shape)
+    softmax = count_complexity(twin, image)
     return {'training form': training, 'inference form': inference, 'softmax twin': softmax}
 
 
 def count_config(cfg: Config, shape: tuple[int, int]) -> Complexity:
     """Count the model of a config on one image of ``shape`` (height, width), in inference form."""
-    return count_complexity(build_model(cfg), torch.zeros(1, 3, *shape))
+    model = _on_images_alone(build_model(cfg), shape)
+    return _count_or_refuse(cfg, model, torch.zeros(1, 3, *shape))
+
+
+def _on_images_alone(model: nn.Module, shape: tuple[int, int]) -> nn.Module:
+    """Let a model run with ``mode='tensor'`` without samples, for which some ask."""
+    head = getattr(model, 'decode_head', None)
+    if head is not None:
+        if 'batch_data_samples' in signature(head.forward).parameters:  # mmseg's Mask2Former
+            head.forward = partial(head.forward, batch_data_samples=[])
+        return model
+    from mmdet.models import BaseDetector  # segmentors and classifiers need no mmdet
+    from mmdet.structures import DetDataSample
+
+    if isinstance(model, BaseDetector):  # those with two stages or with queries
+        names = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
+        sample = DetDataSample(metainfo=dict.fromkeys(names, shape) | dict(scale_factor=(1, 1)))
+        model.forward = partial(model.forward, data_samples=[sample])
+    return model
+
+
+def _count_or_refuse(cfg: Config, model: nn.Module, image: Tensor) -> Complexity:
+    try:
+        return count_complexity(model, image)
+    except (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
+        if any(isinstance(module, CastlingAttention) for module in model.modules()):
+            raise
+        reason = ' '.join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f'{cfg.filename}: {type(model).__name__} does not run on {image.shape[2]}x'
+            f"{image.shape[3]} px with mode='tensor', by which models are counted: {reason}"
+        ) from error
 
 
 def _params_by_module(model: nn.Module) -> Counter:

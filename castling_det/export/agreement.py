@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -85,15 +85,22 @@ class LabelAgreement:
         logits (float): Largest difference of logits; of a file of labels, the largest margin that
             torch's label has over the file's, where they differ.
         labels (float): Share of pixels with the same label.
+        decodes (bool): Whether the file gives labels alone. Defaults to False.
     """
 
     logits: float
     labels: float
+    decodes: bool = field(default=False, compare=False)
 
     allowed: ClassVar[dict[str, LabelAgreement]]
 
     def __str__(self) -> str:
-        return f'logits within {self.logits:.1e}, labels of {self.labels:.3%} of the pixels'
+        if not self.decodes:
+            return f'logits within {self.logits:.1e}, labels of {self.labels:.3%} of the pixels'
+        return (
+            f'labels of {self.labels:.3%} of the pixels; of the others torch prefers its own by at '
+            f'most {self.logits:.1e}'
+        )
 
     @classmethod
     def measure(cls, run: Run, trained: Graph, image: Tensor) -> LabelAgreement:
@@ -103,12 +110,16 @@ class LabelAgreement:
         same = (labels == expected.argmax(dim=1)).float().mean().item()
         if trained.decodes:
             margins = expected.amax(dim=1) - expected.gather(1, labels[:, None])[:, 0]
-            return cls(margins.max().item(), same)
+            return cls(margins.max().item(), same, decodes=True)
         return cls((got - expected).abs().max().item(), same)
 
     def worst(self, other: LabelAgreement) -> LabelAgreement:
         """The worse of both in each respect."""
-        return LabelAgreement(max(self.logits, other.logits), min(self.labels, other.labels))
+        return LabelAgreement(
+            max(self.logits, other.logits),
+            min(self.labels, other.labels),
+            self.decodes or other.decodes,
+        )
 
 
 Agreement = BoxAgreement | LabelAgreement
@@ -142,6 +153,8 @@ def check(
     """
     kind = LabelAgreement if hasattr(trained, 'logits') else BoxAgreement
     allowed = kind.allowed[precision]
+    if kind is LabelAgreement:
+        allowed = replace(allowed, decodes=trained.decodes)
     height, width = input_size
     noise = torch.Generator().manual_seed(0)
     worst = None

@@ -18,6 +18,7 @@ except ImportError as error:
 
 import castling_det
 from castling_det.checkpoint import atomic_write
+from castling_det.errors import InputError
 from castling_det.export.agreement import Agreement, Run, check
 from castling_det.export.build import graphs
 from castling_det.export.graph import Graph
@@ -57,9 +58,11 @@ def export_onnx(
         InputError: If the model cannot be exported, or if the file does not agree with torch;
             nothing is written then.
     """
+    if out.is_dir():
+        raise InputError(f'--out {out} is a folder: give the name of a file')
+    trained, shipped = graphs(trained_model.model, decode != 'raw', half)  # refuses what it can not
     metadata = describe(trained_model, decode, half, shape)
     decode = metadata['decode']
-    trained, shipped = graphs(trained_model.model, decode != 'raw', half)
     model = to_onnx(shipped, prefix='all_' if decode == 'nms' else '')
     agreement = check(
         _onnxruntime(model), trained, metadata['precision'], metadata['input_size'], out

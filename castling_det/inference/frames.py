@@ -1,11 +1,13 @@
 """Where a demo's images come from: image files, or the frames of a video."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 from numpy import ndarray
+from PIL import Image
 
 from castling_det.datasets.loading import LoadReadableImage
 from castling_det.errors import InputError
@@ -32,32 +34,43 @@ class Frame:
 class ImageFiles:
     """Image files, read one after the other; those that cannot be read are left out.
 
+    An image of more than 178,956,970 pixels (Pillow's limit) is not read: it may not fit in memory.
+
     Args:
         files (Sequence[Path]): Of one folder, in the order in which they come.
 
     Attributes:
         folder (Path): Where they are.
-        unreadable (list[Path]): What the last iteration left out so far.
+        unreadable (dict[Path, str]): What the last iteration left out so far, and why.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = files
         self.folder = files[0].parent
-        self.unreadable: list[Path] = []
+        self.unreadable: dict[Path, str] = {}
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __iter__(self) -> Iterator[Frame]:
-        self.unreadable = []
+        self.unreadable = {}
         load = LoadReadableImage()
         for file in self.files:
             try:
+                _check_size(file)
                 image = load(dict(img_path=str(file)))['img']
+            except Image.DecompressionBombError as error:
+                self.unreadable[file] = str(error).partition(',')[0]
             except InputError:
-                self.unreadable.append(file)
+                self.unreadable[file] = 'damaged or not an image'
             else:
                 yield Frame(file, None, image)
+
+
+def _check_size(file: Path) -> None:
+    """Let Pillow, which reads the header alone, refuse what is too large."""
+    with suppress(OSError, SyntaxError):  # OpenCV reads more formats, and says what it cannot read
+        Image.open(file).close()
 
 
 class VideoFile:

@@ -7,6 +7,7 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from numpy import ndarray
 
+from castling_det.errors import InputError
 from castling_det.inference.predictor import Predictor
 from castling_det.inference.run_onnx import OnnxSegmentor, open_model
 
@@ -18,11 +19,14 @@ class OnnxPredictor(Predictor):
         model (str | Path): File written by ``tools/export_onnx.py``.
 
     Raises:
-        FileNotFoundError, ValueError: As :func:`open_model`.
+        InputError: Where :func:`open_model` raises.
     """
 
     def __init__(self, model: str | Path) -> None:
-        self.model = open_model(model)
+        try:
+            self.model = open_model(model)
+        except (OSError, ValueError) as error:
+            raise InputError(str(error)) from error
         self.dataset_meta = dict(classes=tuple(self.model.classes), palette=self.model.palette)
 
     def __call__(self, image: ndarray) -> BaseDataElement:

@@ -19,12 +19,11 @@ from castling_det.inference.frames import Frame, ImageFiles, VideoFile
 from castling_det.inference.predictor import Predictor, records
 from castling_det.visualization.drawing import (
     draw,
+    picture_name,
     visualizer_for,
     write_label_map,
     write_picture,
 )
-
-_SUFFIXES = {'.jpg', '.jpeg', '.png'}
 
 Write = Callable[[Frame, ndarray], None]
 
@@ -45,6 +44,7 @@ def writer_for(frames: ImageFiles | VideoFile, folder: Path) -> Iterator[Write]:
     if folder.resolve() == frames.folder.resolve():
         raise InputError(f'--out-dir {folder} holds the input: choose another folder')
     if isinstance(frames, ImageFiles):
+        _check_names(frames, folder)
         yield lambda frame, picture: write_picture(_picture_path(folder, frame.file), picture)
         return
     with atomic_write(folder / f'{frames.file.stem}.mp4') as unfinished:
@@ -66,6 +66,15 @@ def writer_for(frames: ImageFiles | VideoFile, folder: Path) -> Iterator[Write]:
                 video.release()
 
 
+def _check_names(frames: ImageFiles, folder: Path) -> None:
+    """``a.tif`` becomes ``a.tif.png``, which may be another image's name already."""
+    sources = {}
+    for file in frames.files:
+        other = sources.setdefault(_picture_path(folder, file), file)
+        if other != file:
+            raise InputError(f'{other} and {file} would become one picture: rename one of them')
+
+
 def _open_video(path: Path, frame_rate: float, size: tuple[int, int]) -> cv2.VideoWriter:
     video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), frame_rate, size)
     if not video.isOpened():
@@ -74,8 +83,7 @@ def _open_video(path: Path, frame_rate: float, size: tuple[int, int]) -> cv2.Vid
 
 
 def _picture_path(folder: Path, file: Path) -> Path:
-    name = file.name if file.suffix.lower() in _SUFFIXES else f'{file.name}.png'
-    return folder / name
+    return folder / picture_name(file)
 
 
 def _label_map_path(folder: Path, frame: Frame) -> Path:
@@ -90,12 +98,14 @@ def draw_predictions(
     score_thr: float,
     track: Callable[[ImageFiles | VideoFile], Iterable[Frame]] = iter,
 ) -> tuple[int, int | None]:
-    """Write what a model sees on frames, as pictures and as data.
+    """Write what a model sees on frames, as pictures and as data, frame by frame.
 
     Of a detector the data are ``predictions.json``, a list of one dict a box, see
-    :func:`castling_det.inference.predictor.records`; of a segmentor a palette PNG for each frame,
-    ``label_maps/NAME.png`` (of a video ``label_maps/NAME.NUMBER.png``, from 0), whose numbers are
-    classes from 0 in the order of the model, whatever ``reduce_zero_label`` says of the training.
+    :func:`castling_det.inference.predictor.records`; until all frames are done they stand one a
+    line in ``predictions.unfinished.jsonl``, which stays where the work ends early. Of a segmentor
+    they are a palette PNG for each frame, ``label_maps/NAME.png`` (of a video
+    ``label_maps/NAME.NUMBER.png``, from 0), whose numbers are classes from 0 in the order of the
+    model, whatever ``reduce_zero_label`` says of the training.
 
     Args:
         frames (ImageFiles | VideoFile): Where the images come from.
@@ -110,25 +120,34 @@ def draw_predictions(
     Raises:
         InputError: If no frame can be read, or if nothing can be written to the folder.
     """
-    found, num_drawn, visualizer = [], 0, None
-    with writer_for(frames, folder) as write:
+    num_drawn, num_boxes, visualizer = 0, 0, None
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / 'predictions.unfinished.jsonl'
+    with writer_for(frames, folder) as write, unfinished.open('w', buffering=1) as lines:
         for frame in track(frames):
             sample = predict(frame.image)
             visualizer = visualizer or visualizer_for(sample, predict.dataset_meta)
             if isinstance(sample, DetDataSample):
                 instances = sample.pred_instances
                 sample.pred_instances = instances[instances.scores >= score_thr]
-                found += records(frame, sample, predict.dataset_meta['classes'])
+                found = records(frame, sample, predict.dataset_meta['classes'])
+                lines.writelines(f'{json.dumps(record)}\n' for record in found)
+                num_boxes += len(found)
             else:
                 labels = sample.pred_sem_seg.data[0].numpy()
                 path = _label_map_path(folder, frame)
                 write_label_map(path, labels, predict.dataset_meta['palette'])
             write(frame, draw(visualizer, frame.image, sample))
             num_drawn += 1
-    if not num_drawn:
-        raise InputError(f'none of the {len(frames)} files in {frames.folder} is a readable image')
-    if not isinstance(sample, DetDataSample):
-        return num_drawn, None
-    with atomic_write(folder / 'predictions.json') as unfinished:
-        unfinished.write_text('[\n' + ',\n'.join(map(json.dumps, found)) + '\n]\n')
-    return num_drawn, len(found)
+    try:
+        if not num_drawn:
+            reasons = '; '.join(f'{file}: {why}' for file, why in frames.unreadable.items())
+            raise InputError(f'none of the {len(frames)} images can be read ({reasons})')
+        if not isinstance(sample, DetDataSample):
+            return num_drawn, None
+        text = unfinished.read_text().strip().replace('\n', ',\n')
+        with atomic_write(folder / 'predictions.json') as whole:
+            whole.write_text(f'[\n{text}\n]\n')
+        return num_drawn, num_boxes
+    finally:
+        unfinished.unlink()

@@ -14,6 +14,7 @@ from mmengine.runner import load_state_dict
 from mmengine.structures import BaseDataElement
 from numpy import ndarray
 
+from castling_det.castling import castling_attentions
 from castling_det.checkpoint import check_fit, read_checkpoint, weights_of
 from castling_det.configs import build_model, type_name
 from castling_det.errors import InputError
@@ -78,6 +79,9 @@ class TrainedModel(Predictor):
         dataset = dict(deepcopy(cfg.test_dataloader.dataset), lazy_init=True)
         trained_on = content.get('meta', {}).get('dataset_meta', {})
         self.dataset_meta = DATASETS.build(dataset).metainfo | trained_on
+        masks = content.get('meta', {}).get('castling', dict(ramp=0.0))
+        for _, attention in castling_attentions(self.model):
+            attention.ramp = masks['ramp']
         self.model.cfg = cfg
         self.model.to(device)
         self.model.eval()

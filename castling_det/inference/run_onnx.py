@@ -13,6 +13,7 @@ python run_onnx.py model.onnx image.jpg --out picture.png
 """
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -22,7 +23,23 @@ from typing import NamedTuple
 import numpy as np
 import onnxruntime
 from numpy import ndarray
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+NEEDED = {'task', 'decode', 'classes', 'palette', 'input_size', 'interpolation'}  # of the metadata
+# Pillow's names of what is read as training reads it; 16-bit grey begins with 'I;16'.
+MODES = {'1', 'L', 'P', 'LA', 'PA', 'RGB', 'RGBA', 'RGBX', 'CMYK', 'YCbCr'}
+EXTRA_SAMPLES = 338  # the TIFF tag that says what alpha means
+FONTS = (  # for class names that are not ASCII; Pillow looks for them where the system keeps fonts
+    'DejaVuSans.ttf',
+    'NotoSans-Regular.ttf',
+    'NotoSansCJK-Regular.ttc',
+    'wqy-zenhei.ttc',
+    'Arial Unicode.ttf',
+    'PingFang.ttc',
+    'Arial.ttf',
+    'msyh.ttc',
+    'malgun.ttf',
+)
 
 
 class OnnxModel:
@@ -145,17 +162,26 @@ def open_model(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it was not written by ``tools/export_onnx.py``, or holds a detector's raw
-            outputs.
+        ValueError: If onnxruntime cannot run it, if it was not written by ``tools/export_onnx.py``,
+            or if it holds a detector's raw outputs.
     """
     if not Path(model).is_file():
         raise FileNotFoundError(f'ONNX file {model} does not exist')
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(model), options, providers=list(providers))
+    try:
+        session = onnxruntime.InferenceSession(str(model), options, providers=list(providers))
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        reason = ' '.join(str(error).split())
+        raise ValueError(
+            f'{model} is damaged or no ONNX file that onnxruntime {onnxruntime.__version__} can '
+            f'run: {reason}'
+        ) from error
     stored = session.get_modelmeta().custom_metadata_map
-    if 'task' not in stored:
-        raise ValueError(f'{model} does not say its task: write it with tools/export_onnx.py')
+    if missing := sorted(NEEDED - stored.keys()):
+        raise ValueError(
+            f'{model} does not say its {", ".join(missing)}: write it with tools/export_onnx.py'
+        )
     metadata = {key: json.loads(value) for key, value in stored.items()}
     if metadata['task'] == 'segmentation':
         return OnnxSegmentor(session, metadata)
@@ -164,11 +190,48 @@ def open_model(
     return OnnxDetector(session, metadata)
 
 
+def read_image(file: str | Path) -> ndarray:
+    """``(H, W, 3)``, uint8, of an image file, see :func:`rgb_values`.
+
+    Raises:
+        ValueError: If it is missing, damaged, no image, larger than Pillow's limit of 178,956,970
+            pixels, or of a kind that is not read as in training.
+    """
+    try:
+        with Image.open(file) as image:
+            return rgb_values(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f'image {file} cannot be read: {error}') from error
+
+
 def rgb_values(image: Image.Image | ndarray) -> ndarray:
-    """``(H, W, 3)``, uint8, of a picture, turned as its EXIF data say."""
-    if isinstance(image, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
-    return image
+    """``(H, W, 3)``, uint8, of a picture, turned as its EXIF data say.
+
+    The numbers are those of OpenCV, by which models are trained: of 16 bits the upper 8, alpha is
+    left out. Pillow alone clips 16-bit grey at 255. What would differ by more than 1 is refused.
+
+    Raises:
+        ValueError: For other kinds of pixels.
+    """
+    if not isinstance(image, Image.Image):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f'an array is (H, W, 3) of uint8, not {image.shape} of {image.dtype}')
+        return image
+    mode, is_tiff = image.mode, image.format == 'TIFF'
+    has_alpha = is_tiff and mode == 'RGBA' and EXTRA_SAMPLES in image.tag_v2
+    if has_alpha or not (mode in MODES or mode.startswith('I;16')):
+        kind = 'TIFF with transparency' if has_alpha else f'pixels of mode {mode}'
+        raise ValueError(f'{kind} would be read otherwise than in training: save it as 8-bit RGB')
+    if image.format != 'WEBP':  # whose EXIF data OpenCV does not read
+        image = ImageOps.exif_transpose(image)
+    if mode.startswith('I;16'):
+        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    if mode != 'CMYK':
+        return np.asarray(image.convert('RGB'))
+    ink, white = np.split(np.asarray(image).astype(int), [3], axis=2)
+    white = 255 - white
+    rgb = white * (255 - ink) // 255 if is_tiff else white - (ink * white >> 8)
+    return rgb.astype(np.uint8)
 
 
 def resize(image: ndarray, height: int, width: int, interpolation: str) -> ndarray:
@@ -251,22 +314,50 @@ def nms(
     return np.array(kept, dtype=np.int64)
 
 
+@functools.cache
+def font_for(text: str) -> ImageFont.ImageFont | ImageFont.FreeTypeFont | None:
+    """Pillow's own font for ASCII, else the first of ``FONTS`` here with all letters, or None."""
+    if text.isascii():
+        return ImageFont.load_default()
+    for name in FONTS:
+        try:
+            font = ImageFont.truetype(name, 11)
+        except OSError:
+            continue
+        missing = bytes(font.getmask('\U0010ffff'))  # what is drawn for a letter that it lacks
+        if all(bytes(font.getmask(letter)) != missing for letter in text if not letter.isspace()):
+            return font
+    return None
+
+
 def draw_boxes(image: ndarray, found: Detections, detector: OnnxDetector) -> Image.Image:
-    """A picture of RGB values ``(H, W, 3)`` with boxes on it."""
+    """A picture of RGB values ``(H, W, 3)`` with boxes on it.
+
+    A class whose name no font here can write is called ``class NUMBER``.
+    """
     picture = Image.fromarray(image)
     pen = ImageDraw.Draw(picture)
     for box, score, label in reversed(list(zip(*found, strict=True))):  # the best on top
-        colour, text = detector.palette[label], f'{detector.classes[label]} {score:.2f}'
+        colour, name = detector.palette[label], detector.classes[label]
+        font = font_for(name)
+        text = f'{name if font else f"class {label}"} {score:.2f}'
+        font = font or ImageFont.load_default()
         left, top, right, bottom = map(float, box)
         pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=2)
-        label_box = pen.textbbox((left, top), text)
-        pen.rectangle(label_box, fill=colour)
-        pen.text((left, top), text, fill='white' if sum(colour) < 384 else 'black')
+        pen.rectangle(pen.textbbox((left, top), text, font), fill=colour)
+        fill = 'white' if sum(colour) < 384 else 'black'
+        pen.text((left, top), text, fill=fill, font=font)
     return picture
 
 
 def draw_labels(labels: ndarray, segmentor: OnnxSegmentor) -> Image.Image:
-    """A label map ``(H, W)`` as a picture whose pixels are classes, with their colours."""
+    """A label map ``(H, W)`` as a picture whose pixels are classes, with their colours.
+
+    Raises:
+        ValueError: If there are more classes than numbers in 8 bits.
+    """
+    if len(segmentor.palette) > 256:
+        raise ValueError(f'{len(segmentor.palette)} classes do not fit into 8 bits a pixel')
     picture = Image.fromarray(labels.astype(np.uint8), mode='P')
     picture.putpalette(np.array(segmentor.palette, np.uint8).tobytes())
     return picture
@@ -306,7 +397,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         model = open_model(args.model, args.threads, [args.provider])
-        image = rgb_values(Image.open(args.image))
+        image = read_image(args.image)
         found = model(image)
         if isinstance(model, OnnxSegmentor):
             label_map = draw_labels(found, model)
@@ -317,6 +408,10 @@ def main() -> None:
         else:
             found = Detections(*(each[found.scores >= args.score_thr] for each in found))
             picture, records = draw_boxes(image, found, model), box_records(found, model)
+            nameless = {f'class {i}: {model.classes[i]}' for i in found.labels.tolist()}
+            nameless = sorted(n for n in nameless if not font_for(n))
+            if args.out and nameless:
+                sys.stderr.write(f'warning: no font here can write {", ".join(nameless)}\n')
         if args.out:
             picture.save(args.out)
     except (OSError, ValueError) as error:

@@ -147,6 +147,7 @@ class CastlingAttention(nn.Module):
 
     def switch_to_deploy(self) -> None:
         """Drop aux, for good; see :func:`castling_det.castle`, which does it to a whole model."""
+        del self.aux  # None in its place as a child would stop whoever walks over modules
         self.aux = None
 
     def forward(

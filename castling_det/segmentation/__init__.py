@@ -1,6 +1,7 @@
 """What MMSegmentation 1.x lacks: importing this package (it needs mmseg and mmdet) registers it."""
 
-from castling_det.visualization.label_maps import LegendVisualizer, OverlayHook
+from castling_det.visualization.hooks import OverlayHook
+from castling_det.visualization.label_maps import LegendVisualizer
 
 from .simple_feature_pyramid import SimpleFeaturePyramid
 from .sliding_mask2former_head import SlidingMask2FormerHead

@@ -4,10 +4,13 @@ import math
 from copy import copy
 
 import cv2
+import matplotlib
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.registry import VISUALIZERS
 from mmengine.structures import InstanceData
 from numpy import ndarray
+
+from castling_det.visualization.text import families, legible
 
 
 @VISUALIZERS.register_module()
@@ -15,8 +18,9 @@ class LegibleVisualizer(DetLocalVisualizer):
     """mmdet's visualizer for images of any size.
 
     ``_draw_instances`` differs: boxes end within the image, because the parent's picture shrinks
-    within a white frame to make room for the lines of a box at the border; and small images with
-    boxes alone are drawn larger, since the text is not smaller on them.
+    within a white frame to make room for the lines of a box at the border; small images with
+    boxes alone are drawn larger, since the text is not smaller on them; and names are written in a
+    font that has their letters.
 
     Args:
         least_size (int): Images whose sqrt(height x width) is below it, in pixels, are drawn
@@ -43,8 +47,14 @@ class LegibleVisualizer(DetLocalVisualizer):
         classes: list[str] | None,
         palette: list[tuple] | None,
     ) -> ndarray:
+        names = classes and legible(tuple(classes))
+        with matplotlib.rc_context({'font.sans-serif': families(names or ())}):
+            return super()._draw_instances(*self._fit(image, instances), names, palette)
+
+    def _fit(self, image: ndarray, instances: InstanceData) -> tuple[ndarray, InstanceData]:
+        """Image and boxes, enlarged, without what reaches beyond."""
         if 'bboxes' not in instances:
-            return super()._draw_instances(image, instances, classes, palette)
+            return image, instances
         height, width = image.shape[:2]
         scale = max(1, math.ceil(self.least_size / math.sqrt(height * width)))
         if 'masks' in instances:
@@ -53,4 +63,4 @@ class LegibleVisualizer(DetLocalVisualizer):
         instances = copy(instances)
         limits = instances.bboxes.new_tensor([width, height, width, height]) * scale - 1
         instances.bboxes = (instances.bboxes * scale).clamp(min=0).minimum(limits)
-        return super()._draw_instances(image, instances, classes, palette)
+        return image, instances

@@ -52,6 +52,11 @@ def draw(
     return np.ascontiguousarray(visualizer._image[..., ::-1])
 
 
+def picture_name(path: Path) -> str:
+    """Name of an image's picture: the same, with .png behind what is neither JPEG nor PNG."""
+    return path.name if path.suffix.lower() in {'.jpg', '.jpeg', '.png'} else f'{path.name}.png'
+
+
 def write_picture(path: Path, picture: ndarray) -> None:
     """Write a BGR picture in the format of the suffix, whole or not at all."""
     _, encoded = cv2.imencode(path.suffix, picture)

@@ -1,22 +1,20 @@
-"""Label maps laid over their images, with a legend, and the hook that writes them in a test."""
+"""Label maps laid over their images, with a legend. Needs mmseg."""
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
-import mmcv
 import numpy as np
-from mmengine.registry import HOOKS, VISUALIZERS
-from mmengine.runner import Runner
+from mmengine.registry import VISUALIZERS
 from mmengine.structures import PixelData
-from mmseg.engine.hooks import SegVisualizationHook
-from mmseg.structures import SegDataSample
 from mmseg.visualization import SegLocalVisualizer
 from numpy import ndarray
+from PIL import Image, ImageDraw, ImageFont
 
-_LINE, _SWATCH, _COLUMN = 18, 12, 130  # pixels of the legend; the column is its least width
-_FACE, _SCALE, _THICKNESS = cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1
+from castling_det.visualization.text import PLAIN, font_of, legible
+
+# Pixels of the legend; the column is its least width, the last the size of letters.
+_LINE, _SWATCH, _COLUMN, _SIZE = 18, 12, 130, 12
 
 
 @VISUALIZERS.register_module()
@@ -67,8 +65,9 @@ class LegendVisualizer(SegLocalVisualizer):
         scale = max(1, math.ceil(self.least_size / math.sqrt(labels.size)))
         picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
         if with_labels:
+            names = legible(tuple(classes))
             entries = [
-                (f'{classes[label]} {share:.0%}', palette[label])
+                (f'{names[label]} {share:.0%}', palette[label])
                 for label, share in zip(present, shares, strict=True)
             ]
             picture = np.hstack([picture, _legend(entries, len(picture))])
@@ -80,54 +79,16 @@ def _legend(entries: list[tuple[str, Sequence[int]]], height: int) -> ndarray:
     """Names and colours in as many columns as they need: ``(height, W, 3)``, RGB."""
     lines = max(1, height // _LINE)
     columns = max(1, math.ceil(len(entries) / lines))
-    texts = (cv2.getTextSize(name, _FACE, _SCALE, _THICKNESS)[0][0] for name, _ in entries)
+    fonts = [ImageFont.truetype(font_of(text) or PLAIN, _SIZE) for text, _ in entries]
+    texts = (
+        math.ceil(font.getlength(text)) for font, (text, _) in zip(fonts, entries, strict=True)
+    )
     column = max((_COLUMN, *(_SWATCH + text + 12 for text in texts)))
-    legend = np.full((height, columns * column, 3), 255, np.uint8)
-    for index, (name, color) in enumerate(entries):
+    legend = Image.new('RGB', (columns * column, height), 'white')
+    pen = ImageDraw.Draw(legend)
+    for index, (font, (text, color)) in enumerate(zip(fonts, entries, strict=True)):
         x, y = index // lines * column + 4, index % lines * _LINE + 3
         corner = (x + _SWATCH, y + _SWATCH)
-        cv2.rectangle(legend, (x, y), corner, [int(value) for value in color], cv2.FILLED)
-        cv2.rectangle(legend, (x, y), corner, (0, 0, 0))
-        place = (corner[0] + 4, corner[1] - 2)
-        cv2.putText(legend, name, place, _FACE, _SCALE, (0, 0, 0), _THICKNESS, cv2.LINE_AA)
-    return legend
-
-
-@HOOKS.register_module()
-class OverlayHook(SegVisualizationHook):
-    """mmseg's visualization hook with ``test_out_dir``, as mmdet's has it.
-
-    ``after_test_iter`` differs: the pictures, ground truth left and prediction right, go to that
-    folder under the names of the images, and not to the visualizer's backends.
-
-    Args:
-        draw (bool): Whether to draw at all. Defaults to False.
-        interval (int): In validation every so many iterations one picture goes to the visualizer's
-            backends. Defaults to 50.
-        test_out_dir (str, optional): Folder for the pictures of a test; without one they go to the
-            backends.
-    """
-
-    def __init__(
-        self, draw: bool = False, interval: int = 50, test_out_dir: str | None = None
-    ) -> None:
-        super().__init__(draw=draw, interval=interval)
-        self.test_out_dir = test_out_dir
-
-    def after_test_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict,
-        outputs: Sequence[SegDataSample],
-    ) -> None:
-        if not self.draw or self.test_out_dir is None:
-            super().after_test_iter(runner, batch_idx, data_batch, outputs)
-            return
-        for sample in outputs:
-            self._visualizer.add_datasample(
-                'test',
-                mmcv.imread(sample.img_path, channel_order='rgb'),
-                data_sample=sample,
-                out_file=str(Path(self.test_out_dir) / Path(sample.img_path).name),
-            )
+        pen.rectangle(((x, y), corner), fill=tuple(map(int, color)), outline='black')
+        pen.text((corner[0] + 4, corner[1] - 2), text, fill='black', font=font, anchor='ls')
+    return np.asarray(legend)

@@ -94,12 +94,15 @@ def test_labels_may_differ_where_torch_hardly_decides(segmentor):
         return lambda image: [biased(by)(image)[0].argmax(dim=1)]
 
     same = check(labels(0), trained, 'fp32', (64, 128), OUT)
-    assert (same.logits, same.labels) == (0, 1)
+    assert (same.logits, same.labels) == (0, 1) and 'logits' not in str(same)
     near = check(labels(9e-4), trained, 'fp32', (64, 128), OUT)
     assert near.logits < 9.1e-4 and near.labels > 0.99
     assert check(biased(9e-4), raw, 'fp32', (64, 128), OUT).logits == pytest.approx(9e-4, rel=0.01)
     for run, graph in ((labels(0.5), trained), (biased(2e-3), raw)):
-        with pytest.raises(ValueError, match='differs from torch, logits within'):
+        with pytest.raises(
+            ValueError,
+            match='differs from torch, (logits within|labels of .* its own by at most 5)',
+        ):
             check(run, graph, 'fp32', (64, 128), OUT)
     with pytest.raises(ValueError, match='labels of'):
         check(labels(5), trained, 'fp16', (64, 128), OUT)

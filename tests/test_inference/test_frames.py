@@ -69,3 +69,11 @@ def test_any_other_file_is_tried_as_an_image(tmp_path):
     frames = open_frames(path)
     assert isinstance(frames, ImageFiles)
     assert next(iter(frames)).image.shape == (3, 5, 3)
+
+
+def test_image_too_large_for_memory_is_left_out_by_its_header(tmp_path, large_image):
+    cv2.imwrite(str(tmp_path / 'b.png'), np.zeros((4, 6, 3), np.uint8))
+    frames = open_frames(tmp_path)
+    assert [frame.file.name for frame in frames] == ['b.png']
+    (reason,) = frames.unreadable.values()
+    assert reason == 'Image size (900000000 pixels) exceeds limit of 178956970 pixels'

@@ -190,5 +190,43 @@ def test_input_is_not_overwritten(tmp_path):
 
 def test_nothing_readable_is_an_error(tmp_path):
     (tmp_path / 'a.jpg').write_text('not an image')
-    with pytest.raises(ValueError, match='none of the 1 files'):
+    with pytest.raises(ValueError, match='none of the 1 images can be read .*a.jpg: damaged'):
         draw_predictions(open_frames(tmp_path), Oracle(), tmp_path / 'out', score_thr=0.3)
+
+
+def test_what_was_found_before_a_crash_is_kept(tmp_path):
+    for name in 'abc':
+        (tmp_path / 'in').mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / 'in' / f'{name}.png'), blank(400, 500))
+    seen = []
+
+    class Crash(Oracle):
+        def __call__(self, image: np.ndarray) -> DetDataSample:
+            seen.append(image)
+            if len(seen) == 3:
+                raise RuntimeError('out of memory')
+            return super().__call__(image)
+
+    out = tmp_path / 'out'
+    with pytest.raises(RuntimeError, match='out of memory'):
+        draw_predictions(open_frames(tmp_path / 'in'), Crash(), out, score_thr=0.3)
+    lines = (out / 'predictions.unfinished.jsonl').read_text().splitlines()
+    assert [json.loads(line)['file'] for line in lines] == ['a.png', 'b.png']
+    draw_predictions(open_frames(tmp_path / 'in'), Oracle(), out, score_thr=0.3)
+    assert len(json.loads((out / 'predictions.json').read_text())) == 3
+    assert not (out / 'predictions.unfinished.jsonl').exists()
+
+
+def test_two_images_that_would_become_one_picture(tmp_path):
+    for name in ('a.bmp', 'a.bmp.png'):
+        cv2.imwrite(str(tmp_path / name), blank(30, 40))
+    with pytest.raises(ValueError, match='a.bmp and .*a.bmp.png would become one picture'):
+        draw_predictions(open_frames(tmp_path), Oracle(), tmp_path / 'out', score_thr=0.3)
+
+
+def test_a_label_map_of_256_classes(tmp_path):
+    palette = [(number, 0, 255 - number) for number in range(256)]
+    write_label_map(tmp_path / 'a.png', np.arange(256).reshape(16, 16), palette)
+    written = Image.open(tmp_path / 'a.png')
+    assert (np.asarray(written) == np.arange(256).reshape(16, 16)).all()
+    assert written.convert('RGB').getpixel((15, 15)) == (255, 0, 0)

@@ -186,7 +186,10 @@ def test_image_demo_draws_counts_and_skips(
     monkeypatch.setattr('sys.argv', ['image_demo.py', str(source), *words])
     runpy.run_path(str(ROOT / 'tools' / 'image_demo.py'), run_name='__main__')
     printed = capsys.readouterr()
-    assert printed.out == f'drawn: 1 of 2, boxes: 1, unreadable: 1 (b.jpg); see {out}\n'
+    assert (
+        printed.out
+        == f'drawn: 1 of 2, boxes: 1, left out: 1 (b.jpg: damaged or not an image); see {out}\n'
+    )
     assert '1/2' in printed.err and 'ETA' in printed.err
     found = json.loads((out / 'predictions.json').read_text())
     assert np.allclose([each['score'] for each in found], expected.scores[:1], atol=1e-4)

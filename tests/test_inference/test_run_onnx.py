@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import cv2
+import matplotlib
 import mmcv
 import numpy as np
 import pytest
@@ -229,7 +230,51 @@ def test_nms_is_that_of_mmcv():
 def test_files_that_it_cannot_run_are_refused(tmp_path):
     with pytest.raises((FileNotFoundError, ValueError), match='no.onnx does not exist'):
         open_model(tmp_path / 'no.onnx')
-    with pytest.raises(ValueError, match='bare.onnx does not say its task'):
+    with pytest.raises(ValueError, match='bare.onnx does not say its classes, .*, task: write it'):
         open_model(write(tmp_path / 'bare.onnx', {}))
     with pytest.raises(ValueError, match='raw.onnx holds raw outputs'):
         open_model(write(tmp_path / 'raw.onnx', METADATA | dict(decode='raw')))
+
+
+def test_nms_suppresses_above_the_threshold_and_within_a_class():
+    """IoU 0.5 exactly: at the threshold both stay, above it one of a class goes."""
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 10]], np.float32)
+    scores = np.array([0.9, 0.8, 0.7], np.float32)
+    assert nms(boxes, scores, np.zeros(3, int), 0.5, 9).tolist() == [0, 1]
+    assert nms(boxes, scores, np.zeros(3, int), 0.49, 9).tolist() == [0]
+    assert nms(boxes, scores, np.array([0, 0, 1]), 0.49, 9).tolist() == [0, 2]
+
+
+def test_command_ends_in_one_sentence(tmp_path, monkeypatch, known, large_image):
+    Image.fromarray(picture(20, 40, red=3)).save(tmp_path / 'a.png')
+    (tmp_path / 'text.onnx').write_text('no model')
+    (tmp_path / 'cut.png').write_bytes((tmp_path / 'a.png').read_bytes()[:60])
+    (tmp_path / 'text.jpg').write_text('no image')
+    for model, image, said in (
+        ('text.onnx', 'a.png', 'text.onnx is damaged or no ONNX file'),
+        ('known.onnx', 'none.png', 'image .*none.png cannot be read: .*No such file'),
+        ('known.onnx', 'cut.png', 'image .*cut.png cannot be read'),
+        ('known.onnx', 'text.jpg', 'image .*text.jpg cannot be read'),
+        ('known.onnx', large_image.name, 'large.png cannot be read: .* exceeds limit of 178956970'),
+    ):
+        monkeypatch.setattr(sys, 'argv', ['run', str(tmp_path / model), str(tmp_path / image)])
+        with pytest.raises(SystemExit, match=f'^error: .*{said}') as error:
+            run_onnx.main()
+        assert '\n' not in str(error.value)
+
+
+def test_names_beyond_ascii_are_drawn_or_numbered(known, monkeypatch):
+    detector = open_model(known)
+    found = run_onnx.Detections(np.array([[5, 5, 60, 30.0]]), np.array([0.9]), np.array([0]))
+
+    def drawn(name: str) -> np.ndarray:
+        detector.classes[0] = name
+        return np.asarray(run_onnx.draw_boxes(picture(40, 90, red=3), found, detector))
+
+    dejavu = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf' / 'DejaVuSans.ttf'
+    for fonts in ((), (str(dejavu),)):
+        monkeypatch.setattr(run_onnx, 'FONTS', fonts)
+        run_onnx.font_for.cache_clear()
+        assert np.array_equal(drawn('屋顶'), drawn('class 0'))
+        assert np.array_equal(drawn('Straße'), drawn('class 0')) == (not fonts)
+    run_onnx.font_for.cache_clear()

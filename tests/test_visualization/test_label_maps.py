@@ -1,24 +1,13 @@
 """Overlays: colours where the labels are, the image where there are none, and the legend."""
 
-from types import SimpleNamespace
-
-import cv2
 import numpy as np
 import pytest
 import torch
 from mmengine.structures import PixelData
-from mmseg.structures import SegDataSample
 
-from castling_det.segmentation import LegendVisualizer, OverlayHook
+from castling_det.segmentation import LegendVisualizer
 
 META = dict(classes=('sky', 'road', 'tree'), palette=[(0, 0, 255), (200, 0, 0), (0, 255, 0)])
-
-
-def sample(truth, prediction, **fields) -> SegDataSample:
-    made = SegDataSample(metainfo=fields)
-    made.gt_sem_seg = PixelData(data=torch.as_tensor(truth)[None])
-    made.pred_sem_seg = PixelData(data=torch.as_tensor(prediction)[None])
-    return made
 
 
 @pytest.fixture
@@ -79,16 +68,3 @@ def test_small_images_are_enlarged(visualizer, labels):
         with_labels=False,
     )
     assert drawn.shape == (120, 180, 3)
-
-
-def test_a_test_writes_truth_and_prediction_side_by_side(visualizer, labels, tmp_path):
-    path = tmp_path / 'a.png'
-    cv2.imwrite(str(path), np.full((40, 60, 3), 100, np.uint8))
-    hook = OverlayHook(draw=True, test_out_dir=str(tmp_path / 'pictures'))
-    outputs = [sample(labels, np.full_like(labels, 2), img_path=str(path))]
-    hook.after_test_iter(SimpleNamespace(), 0, {}, outputs)
-    picture = cv2.imread(str(tmp_path / 'pictures' / 'a.png'))[..., ::-1]
-    width = picture.shape[1]
-    assert (picture[10, 10] == (160, 40, 40)).all()
-    right = picture[:, width // 2 :]
-    assert (right == (40, 193, 40)).all(axis=2).sum() == 40 * 60
