@@ -6,10 +6,10 @@ neck and head need mmdet; ``castling_det.detection`` registers them.
 """
 
 from .compat.config_bases import know_our_configs
-from .compat.mmcv_finder import add_finder
+from .compat.finders import add_finders
 
 know_our_configs()
-add_finder()
+add_finders()
 
 from . import hooks, models  # noqa: E402
 from .castlifying import castlify  # noqa: E402

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from mmengine.logging import MMLogger
 from torch import Tensor
 
-from castling_det.compat import mmcv_finder, mmcv_ops
+from castling_det.compat import finders, mmcv_ops
 
 WHEELS_VARIABLE = 'CASTLING_DET_WHEELS'
 
@@ -48,7 +48,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     with zipfile.ZipFile(wheels[0]) as archive:
         (member,) = [member for member in archive.namelist() if member.startswith('mmcv/_ext.')]
         path = archive.extract(member, tmp_path_factory.mktemp('wheel'))
-    spec = importlib.util.spec_from_file_location(mmcv_finder.EXTENSION, path)
+    spec = importlib.util.spec_from_file_location(finders.EXTENSION, path)
     try:
         extension = importlib.util.module_from_spec(spec)
     except ImportError as error:
@@ -60,7 +60,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 @pytest.fixture
 def stand_in() -> ModuleType:
     """A fresh stand-in module that no one else sees."""
-    spec = mmcv_finder.StandInFinder().find_spec(mmcv_finder.EXTENSION, None)
+    spec = finders.StandInFinder().find_spec(finders.EXTENSION, None)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -487,7 +487,7 @@ def test_roi_align_on_a_gpu(sampling_ratio, aligned):
 
 @pytest.mark.gpu
 def test_mmcv_deformable_attention_on_a_gpu_equals_its_cpu_path():
-    mmcv_finder.add_finder()
+    finders.add_finders()
     module = importlib.import_module('mmcv.ops.multi_scale_deform_attn')
     inputs, _, shape_table, starts = deformable_inputs()
     value, locations, weights = (x.requires_grad_() for x in inputs)
@@ -506,7 +506,7 @@ def test_mmcv_deformable_attention_on_a_gpu_equals_its_cpu_path():
 
 @pytest.mark.gpu
 def test_mmcv_focal_loss_on_a_gpu():
-    mmcv_finder.add_finder()
+    finders.add_finders()
     sigmoid_focal_loss = importlib.import_module('mmcv.ops').sigmoid_focal_loss
     logits, target = torch.randn(12, 4, device='cuda', requires_grad=True), torch.arange(12) % 5
     loss = sigmoid_focal_loss(logits, target.cuda(), 2.0, 0.25, None, 'mean')
@@ -519,16 +519,16 @@ def test_mmcv_focal_loss_on_a_gpu():
 # Finding the module
 
 
-def test_finder_is_added_once_and_behind_the_others():
-    mmcv_finder.add_finder()
-    mmcv_finder.add_finder()
-    ours = [isinstance(finder, mmcv_finder.StandInFinder) for finder in sys.meta_path]
+def test_finders_are_added_once_and_behind_the_others():
+    finders.add_finders()
+    finders.add_finders()
+    ours = [isinstance(finder, finders.StandInFinder) for finder in sys.meta_path]
     assert sum(ours) == 1
     assert ours.index(True) > sys.meta_path.index(importlib.machinery.PathFinder)
 
 
 def test_finder_finds_one_module_only():
-    finder = mmcv_finder.StandInFinder()
+    finder = finders.StandInFinder()
     assert finder.find_spec('mmcv._ext', None) is not None
     assert finder.find_spec('mmcv._flow_warp_ext', None) is None
 
@@ -572,7 +572,7 @@ def test_mmcv_and_mmdet_run_on_the_stand_ins():
     folders = importlib.import_module('mmcv').__path__
     if importlib.machinery.PathFinder.find_spec('mmcv._ext', folders):
         pytest.skip('this mmcv has compiled ops')
-    mmcv_finder.add_finder()
+    finders.add_finders()
     importlib.import_module('mmdet.models')
     package = importlib.import_module('mmcv.ops')
     assert sys.modules['mmcv._ext'].nms is mmcv_ops.nms

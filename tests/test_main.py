@@ -1,0 +1,50 @@
+"""``python -m castling_det TOOL``: other people's tools in a process that knows this package."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from castling_det.__main__ import main
+
+LEAF = 'castling_picodet/castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
+
+
+def test_a_tool_of_mmdet_reads_a_config_with_our_base(tmp_path):
+    """It imports mmdet alone; bases are read before ``custom_imports``."""
+    (tmp_path / 'mine.py').write_text(f"_base_ = ['castling_det::{LEAF}']\nmax_epochs = 7\n")
+    (mmdet,) = find_spec('mmdet').submodule_search_locations
+    tool = Path(mmdet) / '.mim' / 'tools' / 'misc' / 'print_config.py'
+    command = [sys.executable, '-m', 'castling_det', tool, 'mine.py']
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'CastlingLeViT' in done.stdout and 'max_epochs = 7' in done.stdout
+
+
+@pytest.mark.parametrize('words', [['tools/tool.py'], ['-m', 'tool']], ids=['script', 'module'])
+def test_tool_runs_as_by_python_itself(tmp_path, monkeypatch, capsys, words):
+    folder = tmp_path / 'tools'
+    folder.mkdir()
+    (folder / 'beside.py').write_text('NAME = "beside"')
+    (folder / 'tool.py').write_text(
+        'import sys\nfrom beside import NAME\nprint(__name__, NAME, sys.argv[1:])'
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'path', ['', *sys.path] if '-m' not in words else [*sys.path])
+    if '-m' in words:
+        monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(sys, 'argv', ['castling_det', *words, '--flag', 'a b'])
+    main()
+    assert capsys.readouterr().out == "__main__ beside ['--flag', 'a b']\n"
+
+
+@pytest.mark.parametrize(
+    ('words', 'said'),
+    [([], 'usage: '), (['--help'], 'usage: '), (['no.py'], 'no.py does not exist')],
+)
+def test_what_cannot_be_run(monkeypatch, words, said):
+    monkeypatch.setattr(sys, 'argv', ['castling_det', *words])
+    with pytest.raises(SystemExit, match=said):
+        main()
