@@ -2,6 +2,8 @@
 
 import logging
 import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from mmengine.config import Config, ConfigDict
@@ -9,13 +11,17 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, DefaultScope
 
-from castling_det.configs import type_name, unwrap
+from castling_det.configs import paths, type_name, unwrap
 from castling_det.datasets.coco_checks import check_coco
+from castling_det.datasets.image_files import first_five
+from castling_det.datasets.loading import LoadReadableImage
 from castling_det.datasets.report import DatasetReport
 from castling_det.datasets.seg_checks import check_segmentation, crop_errors
 from castling_det.errors import InputError
 
 SPLITS = ('train', 'val', 'test')
+HEAD = re.compile(r'head(\.\d+)?$')  # mmseg takes a list of auxiliary heads too
+LOSS = re.compile(r'\.loss_(cls|decode)(\.\d+)?$')
 
 
 def check_datasets(
@@ -26,16 +32,15 @@ def check_datasets(
     Args:
         cfg (Config): Config with ``{split}_dataloader``; a split without one is left out.
         splits (Sequence[str]): Some of 'train', 'val' and 'test'.
-        decode (bool): Whether to decode every image too. 5,000 of COCO take 18 to 42 s on two cores
-            that are shared, extrapolated from 117 and 166 that were measured.
+        decode (bool): Whether to decode every image, not a sample: 5,000 of COCO take 18 to 42 s on
+            two cores that are shared, extrapolated from 117 and 166 that were measured.
 
     Returns:
         list[DatasetReport]: As of :func:`report_datasets`, all without errors.
 
     Raises:
-        InputError: If annotations or images are missing.
-        InputError: If something else is wrong, with the data or with how the model takes them, or
-            if no split has a data set; one sentence with file, key and remedy.
+        InputError: If something is wrong with the data or with how the model takes them, or if no
+            split has a data set; one sentence with file, key and remedy.
     """
     reports = report_datasets(cfg, splits, decode)
     errors = [error for report in reports for error in report.errors]
@@ -61,123 +66,161 @@ def report_datasets(
     if not any((cfg.get(f'{split}_dataloader') or {}).get('dataset') for split in splits):
         loaders = ' or '.join(f'{split}_dataloader.dataset' for split in splits)
         raise InputError(f'config {cfg.filename} has no {loaders}: there is nothing to check')
-    checked: list[tuple[ConfigDict, DatasetReport]] = []
+    checked: list[tuple[tuple[ConfigDict, str], DatasetReport]] = []
     for split in splits:
+        use = _use(cfg, split)
         loader = cfg.get(f'{split}_dataloader') or ConfigDict()
         for key, dataset in unwrap(loader.get('dataset'), f'{split}_dataloader.dataset'):
-            same = [report for other, report in checked if other == dataset]
+            same = [report for other, report in checked if other == (dataset, use)]
             if same:
                 same[0].keys.append(key)
             else:
-                checked.append((dataset, _report(cfg, dataset, key, decode)))
+                checked.append(((dataset, use), _report(cfg, dataset, key, use, decode)))
     reports = [report for _, report in checked]
     for split in splits:
         _check_evaluators(cfg, split, reports)
     return reports
 
 
-def _report(cfg: Config, dataset: ConfigDict, key: str, decode: bool) -> DatasetReport:
+def _use(cfg: Config, split: str) -> str:
+    """See ``DatasetReport.use``; a ``Dump...`` metric writes predictions too."""
+    if split == 'train':
+        return 'train'
+    compared = [
+        evaluator
+        for evaluator in _evaluators(cfg, split)
+        if not evaluator.get('format_only') and not type_name(evaluator).startswith('Dump')
+    ]
+    return 'metric' if compared else 'prediction'
+
+
+def _evaluators(cfg: Config, split: str) -> list[dict]:
+    evaluators = cfg.get(f'{split}_evaluator') or []
+    return evaluators if isinstance(evaluators, list) else [evaluators]
+
+
+def _report(cfg: Config, dataset: ConfigDict, key: str, use: str, decode: bool) -> DatasetReport:
     name = type_name(dataset)
     check = CHECKS.get(name)
-    report = DatasetReport(str(dataset.get('ann_file', name)), [key])
+    report = DatasetReport(str(dataset.get('ann_file', name)), [key], use)
     model = cfg.get('model', {})
     report.errors += crop_errors(model, dataset, key)
     if check is None or dataset.get('backend_args'):
         kinds = ' or '.join(CHECKS)
         report.warnings.append(f'a {name} is not checked: only a {kinds} on a local disk is')
         return report
-    report.errors += _palette_errors(dataset.get('metainfo', {}), key)
+    report.errors += _path_errors(dataset, key)
     if report.errors:
         return report
+    names = {key: value for key, value in dataset.get('metainfo', {}).items() if key != 'palette'}
+    changes = dict(metainfo=names, lazy_init=True, pipeline=[])  # reads no file
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        built = DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})  # reads no file yet
-    loads = [step.color_type for step in dataset.get('pipeline', []) if 'color_type' in step]
-    report = check(built, key, decode, *loads[:1])
+        try:
+            built = DATASETS.build({**dataset, **changes})
+        except ValueError as error:  # classes that are no subset of those of the type
+            report.error(f'{key}: {error}')
+            return report
+    report.source = built.ann_file or built.data_prefix.get('seg_map_path') or report.source
+    report.errors += _class_errors(built, dataset, key)
+    if report.errors:
+        return report
+    pipeline = dataset.get('pipeline', [])
+    color_types = [step.color_type for step in pipeline if 'color_type' in step]
+    skips = key.startswith('train') and any(step.get('on_error') == 'skip' for step in pipeline)
+    loading = LoadReadableImage('skip' if skips else 'raise', *color_types[:1])
+    if check is check_segmentation and any(type_name(s) == 'LoadAnnotations' for s in pipeline):
+        report.use = 'train' if use == 'train' else 'metric'  # it needs label maps
+    check(report, built, loading, decode)
     if not report.errors:
-        report.errors += _class_count_errors(model, key, built.metainfo['classes'])
+        report.errors += _head_errors(model, key, built.metainfo['classes'])
     return report
 
 
-def _palette_errors(metainfo: dict, key: str) -> Iterator[InputError]:
-    """A palette has a colour for each class; one from a base config may be another data set's."""
-    classes, palette = metainfo.get('classes'), metainfo.get('palette')
-    if palette and classes and not isinstance(classes, str) and len(palette) != len(classes):
+CHECKS: dict[str, Callable[..., None]] = {
+    'CocoDataset': check_coco,
+    **dict.fromkeys(('BaseSegDataset', 'ADE20KDataset'), check_segmentation),
+}
+
+
+def _path_errors(dataset: dict, key: str) -> Iterator[InputError]:
+    prefix = {f'data_prefix.{part}': path for part, path in dataset.get('data_prefix', {}).items()}
+    named = {name: dataset.get(name) for name in ('ann_file', 'data_root')}
+    for name, path in {**named, **prefix}.items():
+        if path is not None and not isinstance(path, str):
+            yield InputError(
+                f'{key}.{name} is {path!r}, and a data set takes one text: join several by '
+                f"{key}=dict(_delete_=True, type='ConcatDataset', datasets=[dict(...), ...])"
+            )
+
+
+def _class_errors(built: BaseDataset, dataset: dict, key: str) -> Iterator[InputError]:
+    """Classes are names, each once; a palette may be that of a base config's data set."""
+    classes = built.metainfo.get('classes') or ()
+    palette = dataset.get('metainfo', {}).get('palette')
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    if isinstance(classes, str):
+        yield InputError(
+            f'{key}.metainfo.classes is {classes!r}, a text and no existing file of names: write '
+            f'a tuple, which for one class is ({classes!r},)'
+        )
+    elif not classes:
+        yield InputError(f'{key}.metainfo has no classes: write metainfo=dict(classes=(...))')
+    elif twice:
+        yield InputError(
+            f'{key}.metainfo.classes has {first_five(map(repr, twice))} more than once: write each '
+            'name once, in the order of the numbers'
+        )
+    elif palette and len(palette) != len(classes):
         yield InputError(
             f'{key}.metainfo has {len(classes)} classes and a palette of {len(palette)} colours, '
             'perhaps of its base: write metainfo=dict(_delete_=True, classes=...)'
         )
 
 
-def _class_count_errors(
-    part: dict, dataset_key: str, classes: Sequence[str], key: str = 'model'
-) -> Iterator[InputError]:
+def _head_errors(model: dict, dataset_key: str, classes: Sequence[str]) -> Iterator[InputError]:
     """Heads, region proposals apart, and weights of classes fit the classes of the data."""
-    if key.endswith('head') and part.get('num_classes', len(classes)) != len(classes):
-        yield InputError(
-            f'{key}.num_classes is {part["num_classes"]}, but {dataset_key} has {len(classes)} '
-            f'classes, {tuple(classes)}: set num_classes, or metainfo.classes, to match'
-        )
-    weights = part.get('class_weight')
-    if isinstance(weights, list) and key.endswith(('.loss_cls', '.loss_decode')):
-        # A softmax over the classes of a box or a query has one more, for finding nothing.
-        num_weights = len(classes) + (key.endswith('.loss_cls') and not part.get('use_sigmoid'))
-        if len(weights) != num_weights:
+    for key, part in paths(model, 'model.'):
+        if not isinstance(part, dict) or '.rpn_head' in key:
+            continue
+        is_head = HEAD.search(key) is not None
+        if is_head and part.get('num_classes', len(classes)) != len(classes):
             yield InputError(
-                f'{key}.class_weight has {len(weights)} numbers, but with the {len(classes)} '
-                f'classes of {dataset_key} there are to be {num_weights}'
+                f'{key}.num_classes is {part["num_classes"]}, but {dataset_key} has {len(classes)} '
+                f'classes, {tuple(classes)}: set num_classes, or metainfo.classes, to match'
             )
-    for name, child in part.items():
-        if isinstance(child, dict) and name != 'rpn_head':
-            yield from _class_count_errors(child, dataset_key, classes, f'{key}.{name}')
-
-
-def _check_coco(
-    dataset: BaseDataset, key: str, decode: bool, color_type: str = 'color'
-) -> DatasetReport:
-    classes = dataset.metainfo['classes']
-    if isinstance(classes, str):
-        error = InputError(
-            f'{key}.metainfo.classes is {classes!r}, a text and no existing file of names: write '
-            f'a tuple, which for one class is ({classes!r},)'
-        )
-        return DatasetReport(dataset.ann_file, [key], errors=[error])
-    if 'img' not in dataset.data_prefix:
-        error = InputError(f"{key}.data_prefix has no img: write dict(img='folder/of/images/')")
-        return DatasetReport(dataset.ann_file, [key], errors=[error])
-    return check_coco(
-        dataset.ann_file,
-        dataset.data_prefix['img'],
-        classes,
-        key=key,
-        test_mode=dataset.test_mode,
-        decode=decode,
-        color_type=color_type,
-    )
-
-
-CHECKS: dict[str, Callable[..., DatasetReport]] = {
-    'CocoDataset': _check_coco,
-    **dict.fromkeys(('BaseSegDataset', 'ADE20KDataset'), check_segmentation),
-}
+        losses = part.get('loss_decode', {})
+        losses = losses if isinstance(losses, list) else [losses]
+        softmax = [loss for loss in losses if not loss.get('use_sigmoid')]
+        if is_head and part.get('out_channels') == 1 and softmax:
+            yield InputError(
+                f'{key}.out_channels is 1, of which a softmax learns nothing: take it away, or set '
+                f'{key}.loss_decode.use_sigmoid=True'
+            )
+        weights = part.get('class_weight')
+        if isinstance(weights, list) and LOSS.search(key):
+            # A softmax over the classes of a box or a query has one more, for finding nothing.
+            num_weights = len(classes) + ('loss_cls' in key and not part.get('use_sigmoid'))
+            if len(weights) != num_weights:
+                yield InputError(
+                    f'{key}.class_weight has {len(weights)} numbers, but with the {len(classes)} '
+                    f'classes of {dataset_key} there are to be {num_weights}'
+                )
 
 
 def _check_evaluators(cfg: Config, split: str, reports: list[DatasetReport]) -> None:
     """An evaluator that reads annotations must read those of the split's data."""
-    evaluators = cfg.get(f'{split}_evaluator') or []
     read = {
         key: report
         for report in reports
         for key in report.keys
-        if key.startswith(f'{split}_dataloader')
+        if key.startswith(f'{split}_dataloader') and not report.errors
     }
     sources = {os.path.abspath(report.source) for report in read.values()}
-    for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+    for evaluator in _evaluators(cfg, split):
         ann_file = evaluator.get('ann_file')
         if read and ann_file and os.path.abspath(ann_file) not in sources:
             key, report = next(iter(read.items()))
-            report.errors.append(
-                InputError(
-                    f'{split}_evaluator.ann_file is {ann_file}, but {key} reads {report.source}: '
-                    'set both to the same file'
-                )
+            report.error(
+                f'{split}_evaluator.ann_file is {ann_file}, but {key} reads {report.source}: '
+                'set both to the same file'
             )

@@ -1,13 +1,17 @@
-"""What can be wrong with COCO annotations and their images, each said in one sentence."""
+"""What can be wrong with COCO annotations and their images, said in one sentence. Needs mmcv."""
 
+import difflib
 import json
 import math
-from codecs import BOM_UTF8
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from castling_det.datasets.image_files import decoding_errors, first_five, missing_files
+import numpy as np
+from mmengine.dataset import BaseDataset
+
+from castling_det.datasets.image_files import check_images, first_five, missing_files
+from castling_det.datasets.loading import LoadReadableImage
 from castling_det.datasets.report import DatasetReport
 from castling_det.errors import InputError
 
@@ -16,231 +20,275 @@ REQUIRED = {  # what mmdet's CocoDataset and pycocotools read
     'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
     'categories': ('id', 'name'),
 }
-NUMBER = int | float
-KINDS = {  # what each key of an entry may hold; sizes and boxes have checks of their own
-    'id': (NUMBER | str, 'a number or text'),
-    'image_id': (NUMBER | str, 'a number or text'),
-    'category_id': (NUMBER | str, 'a number or text'),
+KINDS = {  # what a key of an entry may hold, if not a number or text
     'file_name': (str, 'text'),
     'name': (str, 'text'),
-    'iscrowd': (NUMBER, '0 or 1'),
+    'iscrowd': (int | float, '0 or 1'),
 }
+MEASURED = ('width', 'height', 'bbox', 'area')  # have checks of their own
+REMEDIES = {  # for keys that exports often lack
+    'area': 'write the width times the height of each `bbox` as its `area`',
+    'iscrowd': 'write `"iscrowd": 0` into each annotation (1 is for a box around many objects)',
+}
+ALIKE = 0.8  # of names that differ by a slip of the hand: dogs, dog
 EDGE = 1  # pixels over the edge that are no news: rounding, corners counted from 1
 KEPT = 'CocoDataset keeps them whole, and Resize and crops of the pipeline clip them'
 FATES = {
     'orphan': 'have an `image_id` that `images` lacks',
     'other class': 'are of categories that are not in metainfo.classes',
     'ignored': 'are marked `ignore`',
-    'negative': 'have a negative width or height',
-    'no area': 'have no area (a width, height or `area` of 0)',
-    'thin': 'are less than a pixel wide or high',
+    'no area': 'have a width or height below a pixel, or an `area` of 0',
     'outside': 'lie outside of their image',
     'over the edge': 'reach over the edge of their image',
 }
 
 
 def check_coco(
-    ann_file: str | Path,
-    image_folder: str | Path,
-    classes: Sequence[str],
-    key: str = 'dataset',
-    test_mode: bool = False,
-    decode: bool = False,
-    color_type: str = 'color',
-) -> DatasetReport:
+    report: DatasetReport, dataset: BaseDataset, loading: LoadReadableImage, decode: bool
+) -> None:
     """Check a COCO-format data set for what makes mmdet's CocoDataset fail, or fail silently.
 
-    Fast enough to precede every training: one reading of the annotations and one listing of each
-    image folder.
-
     Args:
-        ann_file (str | Path): Annotation file.
-        image_folder (str | Path): Folder that ``file_name`` is relative to.
-        classes (Sequence[str]): The config's classes, in its order.
-        key (str): Where the config has the data set; errors name keys below it.
-        test_mode (bool): Whether it is evaluated on. Defaults to False.
-        decode (bool): Whether to decode every image too, and compare its size. Defaults to False.
-        color_type (str): How the pipeline loads images, see ``LoadReadableImage``.
+        report (DatasetReport): Is filled; its first key is where the config has the data set.
+        dataset (BaseDataset): A ``CocoDataset``, not initialised; not to be used afterwards.
+        loading (LoadReadableImage): How the pipeline loads images.
+        decode (bool): Whether to decode every image, not a sample.
     """
-    report = DatasetReport(str(ann_file), [key])
+    key, classes = report.keys[0], dataset.metainfo['classes']
+    if 'img' not in dataset.data_prefix:
+        report.error(f"{key}.data_prefix has no img: write dict(img='folder/of/images/')")
+        return
+    ann_file, folder = Path(dataset.ann_file), Path(dataset.data_prefix['img'])
     try:
-        images, annotations, categories = _read(Path(ann_file), key, test_mode)
+        content = _read(ann_file, report)
     except InputError as error:
         report.errors.append(error)
-        return report
-    report.images = len(images)
-    errors = [
-        *_duplicates('images', images),
-        *_duplicates('annotations', annotations),
-        *_duplicates('categories', categories),
-        *_class_errors(categories, classes, key),
-        *_count_boxes(report, images, annotations, categories, classes, test_mode),
-    ]
-    report.errors += [InputError(f'{ann_file}: {error}') for error in errors]
-    if not report.errors and report.images == report.empty_images:
-        report.errors.append(InputError(f'{ann_file}: {_why_nothing_is_left(report)}'))
-    absent = set(classes) - {category['name'] for category in categories}
-    if 0 < len(absent) < len(classes):
-        report.warnings.append(f'`categories` lacks {sorted(absent)} of {key}.metainfo.classes')
-
-    sizes = {image['file_name']: (image['width'], image['height']) for image in images}
-    missing = missing_files(Path(image_folder), sizes)
+        return
+    names = [category['name'] for category in content['categories']]
+    for error in (
+        *_id_errors(content, report.use),
+        *_class_errors(report, names, classes),
+        *_count_boxes(report, content, dataset),
+    ):
+        report.error(f'{ann_file}: {error}')
+    sizes = {image['file_name']: (image['width'], image['height']) for image in content['images']}
+    missing = missing_files(folder, sizes)
+    for name in missing:
+        del sizes[name]
     if missing:
-        report.errors.append(
-            InputError(
-                f'{len(missing)} of {len(sizes)} images of {ann_file} are missing in '
-                f'{image_folder} ({first_five(missing)}): copy them there, or set '
-                f'{key}.data_prefix.img to the folder that has them'
-            )
+        report.error(
+            f'{len(missing)} of {len(sizes) + len(missing)} images of {ann_file} are missing in '
+            f'{folder} ({first_five(missing)}): {_where_missing_images_are(missing, folder, key)}'
         )
-    if decode:
-        for name in missing:
-            del sizes[name]
-        report.errors += decoding_errors(Path(image_folder), sizes, color_type)
-    return report
+    check_images(report, folder, sizes, loading, decode)
 
 
-def _read(ann_file: Path, key: str, test_mode: bool) -> tuple[list[dict], list[dict], list[dict]]:
+def _read(ann_file: Path, report: DatasetReport) -> dict[str, list[dict]]:
     """Images, annotations and categories, each entry with the required keys."""
+    key = report.keys[0]
     if not ann_file.is_file():
         raise InputError(
             f'annotation file {ann_file} does not exist: set {key}.ann_file and {key}.data_root'
         )
-    content = ann_file.read_bytes()
     remedy = f'write it again, or set {key}.ann_file to another file'
-    if not content.strip():
-        raise InputError(f'annotation file {ann_file} is empty ({len(content)} bytes): {remedy}')
-    if content.startswith(BOM_UTF8):
-        raise InputError(
-            f'{ann_file} begins with a byte order mark, at which pycocotools stops: save it as '
-            f'UTF-8 without one, or set {key}.ann_file to another file'
-        )
     try:
-        content = json.loads(content.decode())
+        content = json.loads(ann_file.read_bytes().decode())
     except ValueError as error:
-        raise InputError(f'{ann_file} is not JSON ({error}): {remedy}') from error
+        raise InputError(f'{ann_file} is not JSON in UTF-8 ({error}): {remedy}') from error
     if not isinstance(content, dict):
         raise InputError(f'{ann_file} holds a {type(content).__name__}, no COCO format: {remedy}')
+    if report.use == 'prediction':
+        content.setdefault('annotations', [])
     lacking = [part for part in REQUIRED if not isinstance(content.get(part), list)]
     if lacking:
+        hint = report.without_annotations if lacking == ['annotations'] else ''
         raise InputError(
-            f'{ann_file} lacks the list `{"`, `".join(lacking)}` of the COCO format: {remedy}'
+            f'{ann_file} lacks the list `{"`, `".join(lacking)}` of the COCO format: {remedy}{hint}'
         )
     for part, names in REQUIRED.items():
-        if part == 'annotations' and test_mode:
+        entries = content[part]
+        if part == 'annotations' and report.use == 'metric':
             names = (*names, 'iscrowd')  # pycocotools counts on it in evaluation alone
-        strange = [n for n, entry in enumerate(content[part]) if not isinstance(entry, dict)]
+        strange = [n for n, entry in enumerate(entries) if not isinstance(entry, dict)]
         if strange:
             raise InputError(
-                f'{ann_file}: {len(strange)} of {len(content[part])} entries of `{part}` are no '
+                f'{ann_file}: {len(strange)} of {len(entries)} entries of `{part}` are no '
                 f'objects {{...}} (positions {first_five(strange)}): {remedy}'
             )
         for name in names:
-            without = [n for n, entry in enumerate(content[part]) if name not in entry]
+            without = [n for n, entry in enumerate(entries) if name not in entry]
             if without:
                 raise InputError(
-                    f'{ann_file}: {len(without)} of {len(content[part])} entries of `{part}` lack '
-                    f'`{name}` (positions {first_five(without)}): {remedy}'
+                    f'{ann_file}: {len(without)} of {len(entries)} entries of `{part}` lack '
+                    f'`{name}` (positions {first_five(without)}): {REMEDIES.get(name, remedy)}'
                 )
-        _check_kinds(ann_file, part, content[part], names)
-    images, annotations, categories = (content[part] for part in REQUIRED)
-    sizeless = [image['id'] for image in images if not _has_size(image)]
+        for name in set(names).difference(MEASURED):
+            kind, words = KINDS.get(name, (int | float | str, 'a number or text'))
+            wrong = [entry[name] for entry in entries if not isinstance(entry[name], kind)]
+            if wrong:
+                raise InputError(
+                    f'{ann_file}: `{name}` of {len(wrong)} of {len(entries)} entries of `{part}` '
+                    f'is not {words} ({first_five(map(json.dumps, wrong))}): write it as {words}'
+                )
+    sizeless = [
+        image['id']
+        for image in content['images']
+        if not _are_finite(image['width'], image['height'])
+        or min(image['width'], image['height']) <= 0
+    ]
     if sizeless:
         raise InputError(
             f'{ann_file}: `width` and `height` of {len(sizeless)} images are not positive numbers '
             f'(id {first_five(sizeless)}): write the sizes of the files'
         )
-    boxless = [annotation['id'] for annotation in annotations if not _has_box(annotation)]
+    boxless = [
+        box['id']
+        for box in content['annotations']
+        if not (isinstance(box['bbox'], list) and len(box['bbox']) == 4)
+        or not _are_finite(*box['bbox'], box['area'])
+    ]
     if boxless:
         raise InputError(
             f'{ann_file}: `bbox` and `area` of {len(boxless)} annotations are not four finite '
             f'numbers and one (id {first_five(boxless)}): write `bbox` as [x, y, width, height]'
         )
-    return images, annotations, categories
-
-
-def _check_kinds(ann_file: Path, part: str, entries: list[dict], names: Sequence[str]) -> None:
-    for name in KINDS.keys() & names:
-        kind, words = KINDS[name]
-        wrong = [entry[name] for entry in entries if not isinstance(entry[name], kind)]
-        if wrong:
-            raise InputError(
-                f'{ann_file}: `{name}` of {len(wrong)} of {len(entries)} entries of `{part}` is '
-                f'not {words} ({first_five(map(json.dumps, wrong))}): write it as {words}'
-            )
-
-
-def _has_size(image: dict) -> bool:
-    return _are_finite(image['width'], image['height']) and min(image['width'], image['height']) > 0
-
-
-def _has_box(annotation: dict) -> bool:
-    box = annotation['bbox']
-    return isinstance(box, list) and len(box) == 4 and _are_finite(*box, annotation['area'])
+    return content
 
 
 def _are_finite(*values: object) -> bool:
     return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
 
 
-def _duplicates(part: str, entries: list[dict]) -> Iterator[str]:
-    counts = Counter(entry['id'] for entry in entries)
-    twice = [number for number, count in counts.items() if count > 1]
-    if twice:
-        yield (
-            f'{len(twice)} values of `id` in `{part}` occur more than once ({first_five(twice)}): '
-            'number the entries anew'
-        )
+def _id_errors(content: dict[str, list[dict]], use: str) -> Iterator[str]:
+    """Ids that occur twice, and those with which pycocotools evaluates wrongly or not at all."""
+    for part in REQUIRED:
+        ids = [entry['id'] for entry in content[part]]
+        twice = [number for number, count in Counter(ids).items() if count > 1]
+        if twice:
+            yield (
+                f'{len(twice)} values of `id` in `{part}` occur more than once '
+                f'({first_five(twice)}): number the entries anew'
+            )
+        if use != 'metric':
+            continue
+        if part == 'annotations':  # matched ones are kept in a table of floats, where 0 is none
+            wrong = [n for n in ids if isinstance(n, str) or not 1e-300 < abs(n) < 1e300]
+            if wrong:
+                yield (
+                    f'pycocotools cannot match {len(wrong)} annotations, whose `id` is 0, text or '
+                    f'no finite number ({first_five(map(repr, wrong))}): number them from 1'
+                )
+        elif set(np.unique(ids).tolist()) != set(ids):  # sorted so, all as numbers or as texts
+            kinds = Counter(map(type, ids))
+            rarest_first = sorted(ids, key=lambda number: kinds[type(number)])
+            yield (
+                f'pycocotools cannot tell the values of `id` in `{part}` apart, as text and '
+                f'numbers are mixed, or are too large for a float '
+                f'({first_five(map(repr, rarest_first))}): number the entries from 1, and what '
+                'refers to them too'
+            )
 
 
-def _class_errors(categories: list[dict], classes: Sequence[str], key: str) -> Iterator[str]:
+def _class_errors(report: DatasetReport, names: list[str], classes: Sequence[str]) -> Iterator[str]:
     """CocoDataset's label is the rank of a category among those of the file that are classes."""
-    names = [category['name'] for category in categories]
     found = [name for name in names if name in classes]
-    if not found:
+    absent = [name for name in classes if name not in names]
+    unused = {name.strip().lower(): name for name in names if name not in classes}
+    near = {}
+    for name in absent:
+        for match in difflib.get_close_matches(name.strip().lower(), unused, n=1, cutoff=ALIKE):
+            near[name] = unused[match]
+    listed = f'{report.keys[0]}.metainfo.classes'
+    if near:
+        pairs = ', '.join(f'{name!r}, but {other!r}' for name, other in near.items())
+        yield f'`categories` has no {pairs}: write the same in {listed} as in the file'
+    elif not found:
         yield (
             f'no class of the config is in `categories`, which has {names}, while '
-            f'{key}.metainfo.classes is {list(classes)}: set it to the names of the file'
+            f'{listed} is {list(classes)}: set it to the names of the file'
         )
+    elif len(found) > len(set(found)):
+        twice = [name for name, count in Counter(found).items() if count > 1]
+        yield f'`categories` has {first_five(map(repr, twice))} more than once: make it one'
     elif found != list(classes[: len(found)]):
         yield (
             f'labels would get wrong names, as CocoDataset numbers classes in the order of '
-            f'`categories`, here {found}, while {key}.metainfo.classes is {list(classes)}: '
+            f'`categories`, here {found}, while {listed} is {list(classes)}: '
             'set it to the names of the file in their order'
+        )
+    elif absent and report.use == 'train':
+        report.warnings.append(f'`categories` lacks {absent} of {listed}')
+    elif absent:
+        yield (
+            f'`categories` lacks {absent} of {listed}, which a detector may predict all the same: '
+            'add them to the file, or take them out of the classes and of num_classes'
         )
 
 
 def _count_boxes(
-    report: DatasetReport,
-    images: list[dict],
-    annotations: list[dict],
-    categories: list[dict],
-    classes: Sequence[str],
-    test_mode: bool,
+    report: DatasetReport, content: dict[str, list[dict]], dataset: BaseDataset
 ) -> Iterator[str]:
     """Fill the counts and warnings of ``report``; yield what is wrong with the numbers."""
+    images, annotations, categories = (content[part] for part in REQUIRED)
     names = {category['id']: category['name'] for category in categories}
+    classes = dataset.metainfo['classes']
     report.boxes.update({name: 0 for name in classes if name in names.values()})
     sizes = {image['id']: (image['width'], image['height']) for image in images}
     fates: dict[str, list] = defaultdict(list)
-    with_boxes = set()
     for annotation in annotations:
         fate = _fate(annotation, names, sizes, classes)
         fates[fate].append(annotation)
-        if fate in ('whole', 'over the edge'):
-            with_boxes.add(annotation['image_id'])
         if fate not in ('orphan', 'unknown', 'other class'):
             report.boxes[names[annotation['category_id']]] += 1
-    report.crowd = len(fates['crowd'])
+    with_boxes = {box['image_id'] for fate in ('whole', 'over the edge') for box in fates[fate]}
+    report.images, report.crowd = len(images), len(fates['crowd'])
     report.empty_images = len(images) - len(with_boxes)
-
-    report.warnings += _warnings(fates, test_mode)
+    in_metric = ', but a CocoMetric with an `ann_file` reads them there'
+    dropped = f'CocoDataset drops them{in_metric if report.use == "metric" else ""}'
+    for fate, words in FATES.items():
+        if fates[fate]:
+            ids = first_five(annotation['id'] for annotation in fates[fate])
+            end = KEPT if fate == 'over the edge' else dropped
+            report.warnings.append(f'{len(fates[fate])} boxes {words} (id {ids}): {end}')
     if fates['unknown']:
-        unknown = sorted({annotation['category_id'] for annotation in fates['unknown']})
+        unknown = {annotation['category_id'] for annotation in fates['unknown']}
         yield (
             f'{len(fates["unknown"])} annotations have a `category_id` that `categories` lacks '
-            f'({first_five(unknown)}): add the categories or correct the ids'
+            f'({first_five(sorted(unknown, key=str))}): add the categories or correct the ids'
         )
+    used = _filtered(report, content, dataset)
+    if report.boxes and report.use != 'prediction' and not used & with_boxes:
+        yield (
+            f'no image with a box is left to learn or evaluate: of {len(images)} images '
+            f'{report.empty_images} have no box, and {len(images) - len(used)} are left out by '
+            f'{report.keys[0]}.filter_cfg; of {report.boxes.total()} boxes {report.crowd} are '
+            f'crowd regions{report.without_annotations}'
+        )
+
+
+def _filtered(report: DatasetReport, content: dict[str, list[dict]], dataset: BaseDataset) -> set:
+    """Ids of the images that the data set's own filter leaves."""
+    images, annotations, categories = (content[part] for part in REQUIRED)
+    dataset.cat_ids = [c['id'] for c in categories if c['name'] in dataset.metainfo['classes']]
+    dataset.cat_img_map = defaultdict(list)
+    for annotation in annotations:
+        dataset.cat_img_map[annotation['category_id']].append(annotation['image_id'])
+    dataset.data_list = [image | dict(img_id=image['id']) for image in images]
+    used = {info['img_id'] for info in dataset.filter_data()}
+    report.used = len(used)
+    min_size = (dataset.filter_cfg or {}).get('min_size', 0)
+    small = [
+        image['file_name']
+        for image in images
+        if image['id'] not in used and min(image['width'], image['height']) < min_size
+    ]
+    if small:
+        report.warnings.append(
+            f'{len(small)} of {len(images)} images are not used, since a side is below '
+            f'{report.keys[0]}.filter_cfg.min_size={min_size} px ({first_five(small)}): lower it '
+            'to train on them'
+        )
+    return used
 
 
 def _fate(annotation: dict, names: dict, sizes: dict, classes: Sequence[str]) -> str:
@@ -256,12 +304,8 @@ def _fate(annotation: dict, names: dict, sizes: dict, classes: Sequence[str]) ->
     right, bottom = x + width, y + height
     if annotation.get('ignore'):
         return 'ignored'
-    if min(width, height) < 0:
-        return 'negative'
-    if min(width, height, annotation['area']) <= 0:
+    if min(width, height) < 1 or annotation['area'] <= 0:
         return 'no area'
-    if min(width, height) < 1:
-        return 'thin'
     if x >= size[0] or y >= size[1] or right <= 0 or bottom <= 0:
         return 'outside'
     if annotation.get('iscrowd'):
@@ -271,20 +315,10 @@ def _fate(annotation: dict, names: dict, sizes: dict, classes: Sequence[str]) ->
     return 'whole'
 
 
-def _warnings(fates: dict[str, list[dict]], test_mode: bool) -> Iterator[str]:
-    in_metric = ', but a CocoMetric with an `ann_file` reads them there' if test_mode else ''
-    for fate, words in FATES.items():
-        if fates[fate]:
-            ids = first_five(annotation['id'] for annotation in fates[fate])
-            end = KEPT if fate == 'over the edge' else f'CocoDataset drops them{in_metric}'
-            yield f'{len(fates[fate])} boxes {words} (id {ids}): {end}'
-
-
-def _why_nothing_is_left(report: DatasetReport) -> str:
-    if not report.images:
-        return '`images` is empty: there is nothing to learn or evaluate'
-    if not report.boxes.total():
-        return '`annotations` has no box of any class: there is nothing to learn or evaluate'
-    if report.crowd == report.boxes.total():
-        return f'all {report.crowd} boxes are crowd regions, which count for nothing: add objects'
-    return f'none of {report.boxes.total()} boxes is left ({"; ".join(report.warnings)}): mend them'
+def _where_missing_images_are(missing: list[str], folder: Path, key: str) -> str:
+    slashed = [name.replace('\\', '/') for name in missing]
+    for names in (slashed, [name.rpartition('/')[2] for name in slashed]):
+        if names != missing and not missing_files(folder, names):
+            return f'they are there as {names[0]} and so on: write `file_name` so'
+    backslashes = ', with `/` for the backslashes in `file_name`' if slashed != missing else ''
+    return f'copy them there, or set {key}.data_prefix.img to the folder that has them{backslashes}'

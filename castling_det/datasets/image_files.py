@@ -1,25 +1,38 @@
-"""Image files that are not there, are no images, or are not as large as the annotations say."""
+"""Image files that are not there, are no images, or are not as large as their annotation."""
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+from mmengine.logging import print_log
+from PIL import Image
 
 from castling_det.datasets.loading import LoadReadableImage
+from castling_det.datasets.report import DatasetReport
 from castling_det.errors import InputError
 
+SAMPLE = 32  # images that are decoded before every training
+PATIENCE = 3  # seconds until a word on what has been read
+ORIENTATION = 0x0112  # the tag of EXIF; 1 is upright, above 4 width and height change places
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
 ADVICE = {
-    'unreadable': (
-        'cannot be read: mend them, or take them out of the annotations (training alone can do '
-        "without them, by LoadReadableImage(on_error='skip'))"
-    ),
+    'unreadable': 'cannot be read: mend them, or take them out of the data set',
     'turned': (
         'are turned by their EXIF orientation, but annotated as they are stored: save them upright '
         "or load them with color_type='color_ignore_orientation'"
     ),
     'other size': (
-        'have another size than the annotations say: fit `width`, `height` and boxes to the files'
+        'have another size than their annotation: fit `width`, `height` and boxes, or the label '
+        'map, to the file'
+    ),
+    'unsure': (
+        'are turned or mirrored by their EXIF orientation, and their size does not say whether '
+        'they were annotated so: look at them by tools/browse_dataset.py'
     ),
 }
 
@@ -46,39 +59,89 @@ def missing_files(folder: Path, names: Iterable[str]) -> list[str]:
     return missing
 
 
-def decoding_errors(
-    folder: Path, sizes: Mapping[str, tuple[int, int]], color_type: str
-) -> Iterator[InputError]:
-    """Decode images, and yield one error for each kind of trouble.
+def in_threads(function: Callable, things: Collection, what: str) -> Iterator[tuple[Any, Any]]:
+    """Each thing and what the function makes of it; what takes long says how far it is."""
+    said = monotonic()
+    with ThreadPoolExecutor() as pool:
+        for number, (thing, result) in enumerate(
+            zip(things, pool.map(function, things), strict=True)
+        ):
+            if monotonic() - said > PATIENCE:
+                print_log(f'{number} of {len(things)} {what} read', logger='current')
+                said = monotonic()
+            yield thing, result
+
+
+def check_images(
+    report: DatasetReport,
+    folder: Path,
+    sizes: Mapping[str, tuple[int, int] | None],
+    loading: LoadReadableImage,
+    decode: bool,
+) -> None:
+    """Compare the headers of images with their annotations, and decode some or all of them.
+
+    An image is decoded too where its header does not say what is expected, so that the verdict is
+    that of the loading.
 
     Args:
-        folder (Path): Where they are.
-        sizes (Mapping[str, tuple[int, int]]): File name to the width and height of its annotation.
-        color_type (str): How the pipeline loads images, see ``LoadReadableImage``.
+        report (DatasetReport): Gets one error or warning for each kind of trouble.
+        folder (Path): Where the images are.
+        sizes (Mapping[str, tuple[int, int] | None]): File name to the width and height of its
+            annotation; None where there is none.
+        loading (LoadReadableImage): How the pipeline loads images.
+        decode (bool): Whether to decode all of them, not an evenly spread sample of 32.
     """
-    loading = LoadReadableImage(color_type=color_type)
-    loading_as_stored = LoadReadableImage(color_type='color_ignore_orientation')
+    names = list(sizes)
+    if not decode and len(names) > SAMPLE:
+        names = [names[place] for place in np.linspace(0, len(names) - 1, SAMPLE, dtype=int)]
+    decoded = set(names)
+    load = LoadReadableImage(color_type=loading.color_type)
+    load_as_stored = LoadReadableImage(color_type='color_ignore_orientation')
+    obeys_exif = loading.color_type in ('color', 'grayscale')
 
     def trouble(name: str) -> tuple[str, str] | None:
-        image = dict(img_path=str(folder / name))
-        try:
-            height, width = loading(image)['img_shape']
-        except InputError:
-            return 'unreadable', name
-        if (width, height) == sizes[name]:
-            return None
-        is_turned = loading_as_stored(image)['img_shape'][::-1] == sizes[name]
-        annotated = 'x'.join(map(str, sizes[name]))
-        return (
-            'turned' if is_turned else 'other size',
-            f'{name} is {width}x{height}, not {annotated}',
-        )
+        size, orientation = _header(folder / name)
+        if not obeys_exif:
+            orientation = 1
+        shown = size[::-1] if orientation > 4 else size
+        expected = sizes[name]
+        if name in decoded or expected != shown:
+            image = dict(img_path=str(folder / name))
+            try:
+                shown = load(image)['img_shape'][::-1]
+            except InputError:
+                return 'unreadable', name
+            if expected is not None and shown != expected:
+                is_turned = load_as_stored(image)['img_shape'][::-1] == expected
+                is_, annotated = ('x'.join(map(str, each)) for each in (shown, expected))
+                kind = 'turned' if is_turned else 'other size'
+                return kind, f'{name} is {is_}, not {annotated}'
+        return ('unsure', name) if orientation > 1 and size == expected else None
 
     troubles = defaultdict(list)
-    with ThreadPoolExecutor() as pool:
-        for found in filter(None, pool.map(trouble, sizes)):
+    for _, found in in_threads(trouble, sizes, 'images'):
+        if found is not None:
             troubles[found[0]].append(found[1])
     for kind, files in troubles.items():
-        yield InputError(
-            f'{len(files)} of {len(sizes)} images in {folder} {ADVICE[kind]} ({first_five(files)})'
-        )
+        message = f'{len(files)} of {len(sizes)} images in {folder} {ADVICE[kind]}'
+        is_error = kind != 'unsure'
+        if kind == 'unreadable' and loading.on_error == 'skip':
+            is_error = decoded.issubset(files)
+            message += '' if is_error else '; training skips them'
+        elif kind == 'unreadable':
+            message += " (training can do without them, by LoadReadableImage(on_error='skip'))"
+        message += f' ({first_five(files)})'
+        report.error(message) if is_error else report.warnings.append(message)
+
+
+def _header(path: Path) -> tuple[tuple[int, int], int]:
+    """Width and height as stored, and EXIF's orientation; zeros and 1 for what Pillow refuses."""
+    try:
+        with Image.open(path) as image:
+            # A PNG would be decoded in search of tags behind its pixels.
+            tags = image.getexif() if image.format != 'PNG' or 'exif' in image.info else {}
+            orientation = tags.get(ORIENTATION)
+            return image.size, orientation if orientation in range(1, 9) else 1
+    except UNREADABLE:
+        return (0, 0), 1

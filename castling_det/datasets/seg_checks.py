@@ -1,233 +1,256 @@
 """What can be wrong with images and their label maps, each said in one sentence. Needs mmcv."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from mmengine.dataset import BaseDataset
 from mmengine.utils import to_2tuple
 from numpy import ndarray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from castling_det.configs import type_name
-from castling_det.datasets.image_files import first_five, missing_files
+from castling_det.datasets.image_files import (
+    UNREADABLE,
+    check_images,
+    first_five,
+    in_threads,
+    missing_files,
+)
 from castling_det.datasets.loading import LoadReadableImage
 from castling_det.datasets.report import DatasetReport
 from castling_det.errors import InputError
 
-SAMPLE = 32  # label maps that are read before every training
 PATCH = 16  # of CastlingViT, in pixels
+IGNORED = 255  # by the heads and metrics of mmseg, whatever `ignore_index` of a data set says
+MANY = 0.5  # share of ignored pixels that is worth a word
 PALETTE_OR_GREY = ('P', 'L', '1')  # modes of Pillow that are one 8-bit number a pixel
-
 ADVICE = {
-    'unreadable image': (
-        'images cannot be read: mend them, take them away, or train without them by '
-        "LoadReadableImage(on_error='skip')"
-    ),
-    'unreadable label map': 'label maps cannot be read: write them again as 8-bit PNG',
+    'unreadable': 'cannot be read: write them again as 8-bit PNG',
     'not 8-bit': (
-        'label maps are no 8-bit grey or palette images: write one class number a pixel (colours '
-        'have to be translated to numbers, and numbers above 255 do not fit)'
+        'are no 8-bit grey or palette images: write one class number a pixel (colours have to be '
+        'translated to numbers, and numbers above 255 do not fit)'
     ),
-    'other size': 'label maps have another size than their image: label that very image',
 }
 
 
-@dataclass
-class LabelReport(DatasetReport):
-    """What a check of a segmentation data set found.
-
-    Attributes:
-        checked: Number of label maps that were read.
-        pixels: Of those, pixels by the number that the file holds.
-        classes: Class of each number; a number without one is ignored.
-    """
-
-    checked: int = 0
-    pixels: Counter[int] = field(default_factory=Counter)
-    classes: dict[int, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        lines = [f'{", ".join(self.keys)}: {self.source}']
-        if self.images:
-            lines.append(f'  {self.images} images, label maps of {self.checked} read')
-        shares = Counter()
-        for number, count in self.pixels.items():
-            shares[self.classes.get(number, 'ignored')] += count / self.pixels.total()
-        if shares:
-            ranked = (f'{name} {share:.1%}' for name, share in shares.most_common())
-            lines.append(f'  {", ".join(ranked)}')
-        lines += [f'  warning: {warning}' for warning in self.warnings]
-        lines += [f'  error: {error}' for error in self.errors]
-        return '\n'.join(lines)
-
-
 def check_segmentation(
-    dataset: BaseDataset, key: str, decode: bool, color_type: str = 'color'
-) -> LabelReport:
+    report: DatasetReport, dataset: BaseDataset, loading: LoadReadableImage, decode: bool
+) -> None:
     """Check a mmseg data set for what makes its training fail, or fail silently.
 
-    Folders are listed once; of the label maps and their images 32 are read, evenly spread, or all.
-    A palette PNG is as good as a grey one.
+    All label maps are read; a palette PNG is as good as a grey one. Where predictions alone are
+    wanted, none is looked at.
 
     Args:
+        report (DatasetReport): Is filled; its first key is where the config has the data set.
         dataset (BaseDataset): A ``BaseSegDataset``, not initialised.
-        key (str): Where the config has it; errors name keys below it.
-        decode (bool): Whether to read all images and label maps.
-        color_type (str): How the pipeline loads images, see ``LoadReadableImage``.
+        loading (LoadReadableImage): How the pipeline loads images.
+        decode (bool): Whether to decode all images, not a sample.
     """
-    folders = {name: dataset.data_prefix.get(name) for name in ('img_path', 'seg_map_path')}
-    report = LabelReport(str(folders['seg_map_path']), [key])
-    for name, folder in folders.items():
-        if not folder or not Path(folder).is_dir():
-            report.errors.append(
-                InputError(
-                    f'folder {folder} does not exist: set {key}.data_root and '
-                    f'{key}.data_prefix.{name}'
-                )
+    key, prefix = report.keys[0], dataset.data_prefix
+    parts = ['img_path'] if report.use == 'prediction' else ['img_path', 'seg_map_path']
+    for part in parts:
+        if not prefix.get(part) or not Path(prefix[part]).is_dir():
+            hint = report.without_annotations if part == 'seg_map_path' else ''
+            report.error(
+                f'folder {prefix.get(part)} does not exist: set {key}.data_root and '
+                f'{key}.data_prefix.{part}{hint}'
             )
     if dataset.ann_file and not Path(dataset.ann_file).exists():
-        report.errors.append(
-            InputError(f'list {dataset.ann_file} does not exist: set {key}.ann_file')
-        )
+        report.error(f'list {dataset.ann_file} does not exist: set {key}.ann_file')
     if report.errors:
-        return report
+        return
     samples = dataset.load_data_list()
-    report.images = len(samples)
+    report.images = report.used = len(samples)
     if not samples:
-        report.errors.append(
-            InputError(
-                f'{folders["img_path"]} holds no *{dataset.img_suffix}: set {key}.img_suffix or '
-                f'{key}.data_prefix.img_path'
-            )
+        report.error(
+            f'{prefix["img_path"]} holds no *{dataset.img_suffix}: set {key}.img_suffix or '
+            f'{key}.data_prefix.img_path'
         )
-        return report
-    pairs = _complete_pairs(report, dataset, samples, key)
-    if not decode and len(pairs) > SAMPLE:
-        places = np.linspace(0, len(pairs) - 1, SAMPLE, dtype=int)
-        pairs = [pairs[place] for place in places]
-    report.errors += _read(report, pairs, color_type)
-    _check_numbers(report, dataset, key)
-    return report
-
-
-def _complete_pairs(
-    report: LabelReport, dataset: BaseDataset, samples: list[dict], key: str
-) -> list[tuple[Path, Path]]:
-    """Images with a label map, as paths; what misses its other half is reported."""
-    folders = {name: Path(dataset.data_prefix[name]) for name in ('img_path', 'seg_map_path')}
+        return
     names, missing = {}, {}
-    for name, folder in folders.items():
-        names[name] = [str(Path(sample[name]).relative_to(folder)) for sample in samples]
-        missing[name] = set(missing_files(folder, names[name]))
-    for name, what in (('img_path', 'images'), ('seg_map_path', 'label maps')):
-        if missing[name]:
-            report.errors.append(
-                InputError(
-                    f'{len(missing[name])} of {len(samples)} {what} are missing in '
-                    f'{folders[name]} ({first_five(sorted(missing[name]))}): copy them there, or '
-                    f'set {key}.data_prefix.{name} to the folder that has them, and '
-                    f'{key}.{"img" if name == "img_path" else "seg_map"}_suffix to their ending'
-                )
+    for part in parts:
+        names[part] = [str(Path(sample[part]).relative_to(prefix[part])) for sample in samples]
+        missing[part] = set(missing_files(Path(prefix[part]), names[part]))
+        if missing[part]:
+            what, ending = ('images', 'img') if part == 'img_path' else ('label maps', 'seg_map')
+            report.error(
+                f'{len(missing[part])} of {len(samples)} {what} are missing in {prefix[part]} '
+                f'({first_five(sorted(missing[part]))}): copy them there, or set '
+                f'{key}.data_prefix.{part} to the folder that has them, and {key}.{ending}_suffix '
+                'to their ending'
             )
-    labels = folders['seg_map_path']
-    there = {str(path.relative_to(labels)) for path in labels.rglob(f'*{dataset.seg_map_suffix}')}
-    unused = there.difference(names['seg_map_path'])
+    sizes = {name: None for name in names['img_path'] if name not in missing['img_path']}
+    if report.use != 'prediction':
+        pairs = zip(names['seg_map_path'], names['img_path'], strict=True)
+        image_of = {
+            label_map: image
+            for label_map, image in pairs
+            if label_map not in missing['seg_map_path'] and image in sizes
+        }
+        _warn_of_unused(report, dataset, names['seg_map_path'])
+        label_sizes = _read(report, dataset, list(image_of))
+        sizes = {image_of[label_map]: size for label_map, size in label_sizes.items()}
+    check_images(report, Path(prefix['img_path']), sizes, loading, decode)
+
+
+def _warn_of_unused(report: DatasetReport, dataset: BaseDataset, used: list[str]) -> None:
+    folder = Path(dataset.data_prefix['seg_map_path'])
+    there = {str(path.relative_to(folder)) for path in folder.rglob(f'*{dataset.seg_map_suffix}')}
+    unused = sorted(there.difference(used))
     if unused and not dataset.ann_file:
         report.warnings.append(
-            f'{len(unused)} label maps have no image in {folders["img_path"]} '
-            f'({first_five(sorted(unused))}): they are not used'
+            f'{len(unused)} label maps have no image in {dataset.data_prefix["img_path"]} '
+            f'({first_five(unused)}): they are not used'
         )
-    return [
-        (folders['img_path'] / image, labels / label_map)
-        for image, label_map in zip(names['img_path'], names['seg_map_path'], strict=True)
-        if image not in missing['img_path'] and label_map not in missing['seg_map_path']
-    ]
 
 
 def _read(
-    report: LabelReport, pairs: list[tuple[Path, Path]], color_type: str
-) -> Iterator[InputError]:
-    """Fill the counts of ``report``; yield one error for each kind of trouble."""
-    load = LoadReadableImage(color_type=color_type)
+    report: DatasetReport, dataset: BaseDataset, names: list[str]
+) -> dict[str, tuple[int, int]]:
+    """Count the pixels of label maps, report what is wrong with them, and return their sizes."""
+    folder = Path(dataset.data_prefix['seg_map_path'])
+    classes, ignored = _meaning(dataset)
+    counts, sizes = np.zeros(256, int), {}
+    empty, troubles, wrong = [], defaultdict(list), defaultdict(list)
 
-    def read(pair: tuple[Path, Path]) -> tuple[str, str] | ndarray:
-        image, labels = pair
+    def read(name: str) -> tuple[str, str] | tuple[tuple[int, int], ndarray]:
         try:
-            with Image.open(labels) as opened:
-                if opened.mode not in PALETTE_OR_GREY:
-                    return 'not 8-bit', f'{labels.name} is {opened.mode}'
-                numbers = np.asarray(opened).astype(np.uint8)
-        except (OSError, UnidentifiedImageError, SyntaxError):
-            return 'unreadable label map', labels.name
-        try:
-            height, width = load(dict(img_path=str(image)))['img_shape']
-        except InputError:
-            return 'unreadable image', image.name
-        if numbers.shape != (height, width):
-            theirs = 'x'.join(map(str, numbers.shape[::-1]))
-            return 'other size', f'{labels.name} is {theirs}, its image {width}x{height}'
-        return np.bincount(numbers.ravel(), minlength=256)
+            with Image.open(folder / name) as image:
+                if image.mode not in PALETTE_OR_GREY:
+                    return 'not 8-bit', f'{name} is {image.mode}'
+                histogram = np.array(image.histogram())
+        except UNREADABLE:
+            return 'unreadable', name
+        if image.mode == '1':  # Pillow calls its 1 a 255
+            histogram[[1, 255]] = histogram[[255, 1]]
+        return image.size, histogram
 
-    troubles = defaultdict(list)
-    with ThreadPoolExecutor() as pool:
-        for found in pool.map(read, pairs):
-            if isinstance(found, tuple):
-                troubles[found[0]].append(found[1])
-            else:
-                report.checked += 1
-                numbers = np.flatnonzero(found).tolist()
-                report.pixels.update({number: int(found[number]) for number in numbers})
+    for name, (size, found) in in_threads(read, names, 'label maps'):
+        if size in ADVICE:
+            troubles[size].append(found)
+            continue
+        sizes[name] = size
+        counts += found
+        numbers = set(np.flatnonzero(found).tolist())
+        if numbers <= ignored:
+            empty.append(name)
+        for number in numbers - classes.keys() - ignored:
+            wrong[number].append(name)
     for kind, files in troubles.items():
-        where = pairs[0][0].parent if kind == 'unreadable image' else report.source
-        yield InputError(
-            f'{where}: {len(files)} of the {len(pairs)} read {ADVICE[kind]} ({first_five(files)})'
+        report.error(
+            f'{folder}: {len(files)} of {len(names)} label maps {ADVICE[kind]} '
+            f'({first_five(files)})'
         )
+    report.label_maps = len(sizes)
+    report.pixels.update(dict.fromkeys(classes.values(), 0))
+    for number in np.flatnonzero(counts).tolist():
+        report.pixels[classes.get(number, 'ignored')] += int(counts[number])
+    if sizes:
+        _check_numbers(report, dataset, counts, wrong, empty)
+    return sizes
 
 
-def _check_numbers(report: LabelReport, dataset: BaseDataset, key: str) -> None:
-    """Compare the numbers in the label maps with the classes, ``reduce_zero_label`` in mind."""
+def _meaning(dataset: BaseDataset) -> tuple[dict[int, str], set[int]]:
+    """The class of each number in a file, and the numbers that mmseg ignores."""
     first = int(dataset.reduce_zero_label)
+    ignored = {IGNORED} | ({0} if first else set())
     if dataset.label_map is None:
-        classes = dict(enumerate(dataset.metainfo['classes'], start=first))
-    else:  # mmseg renumbers the classes of a subset and ignores the others
-        known = dataset.METAINFO['classes']
-        classes = {old + first: known[old] for old in dataset.label_map}
-    report.classes = classes
-    ignored = {dataset.ignore_index, 255} | ({0} if first else set())
-    wrong = sorted(report.pixels.keys() - classes.keys() - ignored)
-    found = sorted(report.pixels.keys() - {dataset.ignore_index, 255})
-    zeros = report.pixels[0] / max(1, report.pixels.total())
-    if wrong:
-        remedy = f'set {key}.metainfo.classes or write these pixels as {dataset.ignore_index}'
-        if not first and wrong == [len(classes)]:
-            remedy = (
-                f'0 has {zeros:.0%} of the pixels: if it means unlabelled and the classes begin at '
-                f'1, set {key}.reduce_zero_label=True'
-            )
-        report.errors.append(
-            InputError(
-                f'{report.source}: the label maps hold {first_five(wrong)}, which are no class: '
-                f'{len(classes)} classes are {min(classes)} to {max(classes)} with '
-                f'reduce_zero_label={bool(first)}, {dataset.ignore_index} is ignored; {remedy}'
-            )
+        return dict(enumerate(dataset.metainfo['classes'], start=first)), ignored
+    known = dataset.METAINFO['classes']  # mmseg renumbers the classes of a subset
+    classes = {old + first: known[old] for old, new in dataset.label_map.items() if new != IGNORED}
+    return classes, ignored | {old + first for old in dataset.label_map}.difference(classes)
+
+
+def _check_numbers(
+    report: DatasetReport,
+    dataset: BaseDataset,
+    counts: ndarray,
+    wrong: dict[int, list[str]],
+    empty: list[str],
+) -> None:
+    """Compare the pixels of each number with the classes, ``reduce_zero_label`` in mind.
+
+    ``wrong`` are the files by number that means nothing, ``empty`` those with nothing but ignored
+    numbers.
+    """
+    key, first = report.keys[0], int(dataset.reduce_zero_label)
+    classes, ignored = _meaning(dataset)
+    found = np.flatnonzero(counts).tolist()
+    zeros = counts[0] / counts.sum()
+    if len(dataset.metainfo['classes']) == 1:
+        name = dataset.metainfo['classes'][0]
+        as_it_is = (
+            ' (which is what the label maps hold already)'
+            if found in ([0, 1], [0, 1, IGNORED])
+            else ''
         )
-    elif first and 0 in found and (255 in report.pixels or found == list(range(len(classes)))):
-        reason = f'the numbers 0 to {found[-1]} are one for each class'
-        if 255 in report.pixels:
-            reason = 'the label maps mark what is ignored by 255 already'
-        report.warnings.append(
-            f'reduce_zero_label=True ignores 0, which has {zeros:.0%} of the pixels, although '
-            f'{reason}: if 0 is a class, set {key}.reduce_zero_label=False'
+        report.error(
+            f'{key}.metainfo.classes has {name!r} alone, which softmax gives to every pixel: make '
+            f"the background a class, classes=('background', {name!r}) and num_classes=2 of each "
+            f'head, and write it as 0 and {name!r} as 1{as_it_is}'
         )
-    elif not first and found and 0 not in report.pixels:
-        report.warnings.append(
+    elif wrong:
+        files = sorted({name for names in wrong.values() for name in names})
+        remedy = f'set {key}.metainfo.classes or write these pixels as {IGNORED}'
+        if not first and list(wrong) == [len(classes)]:
+            remedy += (
+                f'; 0 has {zeros:.0%} of the pixels: if it means unlabelled and the classes begin '
+                f'at 1, set {key}.reduce_zero_label=True'
+            )
+        report.error(
+            f'{report.source}: {len(files)} label maps ({first_five(files)}) hold '
+            f'{first_five(sorted(wrong))}, which are no class: {len(classes)} classes are '
+            f'{min(classes)} to {max(classes)} with reduce_zero_label={bool(first)}, {IGNORED} is '
+            f'ignored; {remedy}'
+        )
+    elif ignored.issuperset(found):
+        report.error(
+            f'{report.source}: all pixels of {report.label_maps} label maps are ignored '
+            f'({first_five(found)}), and there is nothing to learn or evaluate: write the numbers '
+            f'of the classes, {min(classes)} to {max(classes)}, into them'
+        )
+    else:
+        report.warnings += _number_warnings(report, dataset, counts, empty)
+
+
+def _number_warnings(
+    report: DatasetReport, dataset: BaseDataset, counts: ndarray, empty: list[str]
+) -> Iterator[str]:
+    key, first = report.keys[0], int(dataset.reduce_zero_label)
+    classes, _ = _meaning(dataset)
+    found = np.flatnonzero(counts[:IGNORED]).tolist()
+    absent = [name for number, name in classes.items() if not counts[number]]
+    explained = []
+    if not first and found and found[0] > 0:
+        explained = [classes[min(classes)]]
+        yield (
             f'no pixel is 0 (the numbers are {found[0]} to {found[-1]}), and '
             f'reduce_zero_label=False makes 0 the class {classes[0]!r}: if the classes begin at 1, '
             f'set {key}.reduce_zero_label=True'
+        )
+    elif first and 0 in found and (counts[IGNORED] or found == list(range(len(classes)))):
+        reason = f'the numbers 0 to {found[-1]} are one for each class'
+        if counts[IGNORED]:
+            reason = f'the label maps mark what is ignored by {IGNORED} already'
+        explained = [classes[max(classes)]]
+        yield (
+            f'reduce_zero_label=True ignores 0, which has {counts[0] / counts.sum():.0%} of the '
+            f'pixels, although {reason}: if 0 is a class, set {key}.reduce_zero_label=False'
+        )
+    if absent and absent != explained:
+        meant = f'; {IGNORED} is ignored: if it is meant as one of them, write its number'
+        yield (
+            f'{len(absent)} of {len(classes)} classes have no pixel ({first_five(absent)}), and '
+            f'cannot be learnt or evaluated here{meant if counts[IGNORED] else ""}'
+        )
+    share = report.pixels['ignored'] / report.pixels.total()
+    if (share >= MANY and not explained) or empty:
+        yield (
+            f'{share:.0%} of the pixels are ignored, and {len(empty)} of {report.label_maps} label '
+            f'maps as a whole ({first_five(empty)}): they teach and count nothing'
         )
 
 

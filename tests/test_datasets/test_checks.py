@@ -11,9 +11,11 @@ import pytest
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
+from castling_det.datasets import image_files
 from castling_det.datasets.checks import check_datasets, report_datasets
-from castling_det.datasets.coco_checks import check_coco
 from castling_det.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -46,10 +48,16 @@ def folder(tmp_path):
     return tmp_path
 
 
-def check(folder: Path, changed: dict | None = None, **options):
+def check(folder: Path, changed: dict | None = None, decode=False, split='train', **changes):
+    """Report of `ann.json`; the other keywords are changes of the data set's config."""
     if changed:
         (folder / 'ann.json').write_text(json.dumps(content() | changed))
-    return check_coco(folder / 'ann.json', folder, options.pop('classes', CLASSES), **options)
+    data = dict(dataset(folder, test_mode=split != 'train'), **changes)
+    cfg = {f'{split}_dataloader': dict(dataset=data)}
+    if split != 'train':
+        cfg[f'{split}_evaluator'] = dict(type='CocoMetric', ann_file=f'{folder}/ann.json')
+    (report,) = report_datasets(Config(dict(default_scope='mmdet', **cfg)), (split,), decode)
+    return report
 
 
 def only_error(report) -> str:
@@ -93,7 +101,7 @@ def test_good_data_is_counted_and_passes(folder):
 
 def test_missing_annotation_file(folder):
     (folder / 'ann.json').unlink()
-    report = check(folder, key='train_dataloader.dataset')
+    report = check(folder)
     assert isinstance(report.errors[0], InputError)
     assert f'{folder}/ann.json does not exist' in only_error(report)
     assert 'train_dataloader.dataset.ann_file' in only_error(report)
@@ -102,8 +110,8 @@ def test_missing_annotation_file(folder):
 @pytest.mark.parametrize(
     ('text', 'words'),
     [
-        ('', 'ann.json is empty (0 bytes)'),
-        ('<annotation/>', 'ann.json is not JSON (Expecting value: line 1'),
+        ('', 'ann.json is not JSON in UTF-8 (Expecting value'),
+        ('<annotation/>', 'ann.json is not JSON in UTF-8 (Expecting value: line 1'),
         ('{"images": [', 'ann.json is not JSON'),
         ('[]', 'ann.json holds a list'),
         ('{"images": []}', 'lacks the list `annotations`, `categories`'),
@@ -125,7 +133,7 @@ def test_byte_order_mark(folder):
     (folder / 'ann.json').write_bytes(b'\xef\xbb\xbf' + json.dumps(content()).encode())
     with pytest.raises(ValueError, match='BOM'):
         parsed(folder)
-    assert 'ann.json begins with a byte order mark' in only_error(check(folder))
+    assert 'ann.json is not JSON in UTF-8 (Unexpected UTF-8 BOM' in only_error(check(folder))
 
 
 @pytest.mark.parametrize('part', ['images', 'annotations', 'categories'])
@@ -151,7 +159,7 @@ def test_entries_that_are_no_objects(folder, part, entry):
 def test_values_of_another_kind(folder, part, key, value):
     entries = content()[part]
     entries[1][key] = value
-    error = only_error(check(folder, {part: entries}, test_mode=True))
+    error = only_error(check(folder, {part: entries}, split='val'))
     assert f'`{key}` of 1 of 2 entries of `{part}` is not ' in error
     assert f'({json.dumps(value)})' in error
 
@@ -160,13 +168,15 @@ def test_entries_lack_a_key(folder):
     without = [{k: v for k, v in annotation(n).items() if k != 'area'} for n in (1, 2)]
     error = only_error(check(folder, dict(annotations=without)))
     assert '2 of 2 entries of `annotations` lack `area`' in error
+    assert error.endswith('write the width times the height of each `bbox` as its `area`')
 
 
 def test_iscrowd_is_needed_in_evaluation_alone(folder):
     """pycocotools would stop with a KeyError after the first epoch."""
     without = [{k: v for k, v in annotation(1).items() if k != 'iscrowd'}]
     assert not check(folder, dict(annotations=without)).errors
-    assert 'lack `iscrowd`' in only_error(check(folder, test_mode=True))
+    error = only_error(check(folder, split='val'))
+    assert 'lack `iscrowd`' in error and 'write `"iscrowd": 0` into each' in error
 
 
 @pytest.mark.parametrize(
@@ -199,8 +209,24 @@ def test_missing_images_are_counted_and_the_first_five_named(folder):
     assert 'sub/3.jpg, sub/4.jpg, sub/5.jpg, sub/6.jpg, sub/7.jpg, ...' in error
 
 
+@pytest.mark.parametrize(
+    ('names', 'words'),
+    [
+        (['a.png', 'sub\\b.png'], 'are there as sub/b.png and so on: write `file_name` so'),
+        (['images\\a.png', 'sub/b.png'], 'are there as a.png and so on'),
+        (['C:\\data\\a.png', 'x\\y.png'], 'with `/` for the backslashes'),
+        (['images/a.png', 'sub/b.png'], 'are there as a.png and so on'),
+    ],
+)
+def test_missing_images_that_lie_elsewhere(folder, names, words):
+    images = content()['images']
+    for image, name in zip(images, names, strict=True):
+        image['file_name'] = name
+    assert words in only_error(check(folder, dict(images=images)))
+
+
 def test_missing_image_folder(folder):
-    report = check_coco(folder / 'ann.json', folder / 'nowhere', CLASSES)
+    report = check(folder, data_prefix=dict(img='nowhere'))
     assert '2 of 2 images' in only_error(report) and 'nowhere' in only_error(report)
 
 
@@ -211,7 +237,7 @@ def test_unknown_category_id(folder):
 
 
 def test_no_class_of_the_config_is_there(folder):
-    error = only_error(check(folder, classes=('RBC', 'WBC')))
+    error = only_error(check(folder, metainfo=dict(classes=('RBC', 'WBC'))))
     assert "['cat', 'dog']" in error and "['RBC', 'WBC']" in error
     assert 'metainfo.classes' in error
 
@@ -220,13 +246,82 @@ def test_no_class_of_the_config_is_there(folder):
 def test_classes_in_another_order_than_the_file(folder, classes):
     """mmdet numbers them by the file, and shows the names of the config."""
     assert classes[parsed(folder, classes)[0]['bbox_label']] != 'cat'
-    assert 'labels would get wrong names' in only_error(check(folder, classes=classes))
+    assert 'labels would get wrong names' in only_error(
+        check(folder, metainfo=dict(classes=classes))
+    )
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+@pytest.mark.parametrize(
+    ('name', 'classes'), [('cat ', CLASSES), ('Dog', CLASSES), ('zebras', (*CLASSES, 'zebra'))]
+)
+def test_misspelt_classes(folder, name, classes, split):
+    categories = content()['categories']
+    categories[0 if name == 'cat ' else 1]['name'] = name
+    if name == 'zebras':
+        categories = content()['categories'] + [dict(id=11, name=name)]
+    report = check(folder, dict(categories=categories), split=split, metainfo=dict(classes=classes))
+    error = only_error(report)
+    assert f'`categories` has no {name.strip().lower().rstrip("s")!r}, but {name!r}: write' in error
+
+
+def test_classes_that_the_file_lacks_are_an_error_in_evaluation(folder):
+    """The metric would stop with an IndexError where the detector predicts one."""
+    metainfo = dict(classes=(*CLASSES, 'zebra'))
+    error = only_error(check(folder, split='val', metainfo=metainfo))
+    assert "lacks ['zebra'] of val_dataloader.dataset.metainfo.classes" in error
+
+
+def test_a_class_twice(folder):
+    error = only_error(check(folder, metainfo=dict(classes=('cat', 'dog', 'cat'))))
+    assert "train_dataloader.dataset.metainfo.classes has 'cat' more than once" in error
+    categories = content()['categories'] + [dict(id=11, name='dog')]
+    assert "`categories` has 'dog' more than once" in only_error(
+        check(folder, dict(categories=categories))
+    )
 
 
 def test_categories_without_the_last_classes_are_no_error(folder):
-    report = check(folder, classes=(*CLASSES, 'zebra'))
+    report = check(folder, metainfo=dict(classes=(*CLASSES, 'zebra')))
     assert not report.errors
     assert "lacks ['zebra']" in report.warnings[0]
+
+
+@pytest.mark.parametrize('number', [0, 0.0, '0', '1', 'a-b', 10**400, float('nan'), False])
+def test_annotation_ids_that_pycocotools_cannot_match(folder, number):
+    """They are kept in a table of floats, where 0 is no match; training does not read them."""
+    boxes = dict(annotations=[annotation(number), annotation(2, image_id=2, category_id=9)])
+    assert not check(folder, boxes).errors
+    error = only_error(check(folder, boxes, split='val'))
+    assert 'cannot match 1 annotations' in error and f'({number!r}): number them from 1' in error
+
+
+@pytest.mark.parametrize('part', ['images', 'categories'])
+@pytest.mark.parametrize('numbers', [('x', 2), (2**53 + 1, 0.5), (2**63 + 1, -1), ('1', 1)])
+def test_ids_that_pycocotools_cannot_tell_apart(folder, part, numbers):
+    changed = content()
+    for entry, box, number in zip(changed[part], changed['annotations'], numbers, strict=True):
+        box['image_id' if part == 'images' else 'category_id'] = entry['id'] = number
+    assert not check(folder, changed).errors
+    error = only_error(check(folder, changed, split='val'))
+    assert f'cannot tell the values of `id` in `{part}` apart' in error
+    assert all(repr(number) in error for number in numbers)
+
+
+@pytest.mark.parametrize('numbers', [('a', 'b'), (2**70, 2**70 + 1), (-1, 0), (0.5, 1.5)])
+def test_ids_that_pycocotools_evaluates_rightly(folder, numbers):
+    changed = content()
+    for image, box, category, number in zip(*changed.values(), numbers, strict=True):
+        image['id'] = category['id'] = box['image_id'] = box['category_id'] = number
+    boxes = changed['annotations']
+    assert not check(folder, changed, split='val').errors
+    truth = COCO(str(folder / 'ann.json'))
+    found = [dict(box, score=0.9) for box in boxes]
+    evaluation = COCOeval(truth, truth.loadRes(found), 'bbox')
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(1)
 
 
 def test_duplicate_ids(folder):
@@ -241,20 +336,24 @@ def test_duplicate_ids(folder):
 @pytest.mark.parametrize(
     ('changed', 'words'),
     [
-        (dict(images=[], annotations=[]), '`images` is empty'),
-        (dict(annotations=[]), '`annotations` has no box of any class'),
-        (dict(annotations=[annotation(n, iscrowd=1) for n in (1, 2)]), 'all 2 boxes are crowd'),
-        (dict(annotations=[annotation(1, bbox=(1, 1, 0, 5))]), 'none of 1 boxes is left'),
+        (dict(images=[], annotations=[]), 'of 0 images 0 have no box'),
+        (dict(annotations=[]), 'of 2 images 2 have no box'),
+        (dict(annotations=[annotation(n, iscrowd=1) for n in (1, 2)]), 'of 2 boxes 2 are crowd'),
+        (dict(annotations=[annotation(1, bbox=(1, 1, 0, 5))]), 'of 2 images 2 have no box'),
     ],
 )
 def test_nothing_to_learn(folder, changed, words):
-    assert words in only_error(check(folder, changed))
+    error = only_error(check(folder, changed))
+    assert 'no image with a box is left to learn or evaluate' in error and words in error
 
 
 ODD = {
-    'have no area': [(5, 5, 0, 8), (5, 5, 8, 0)],
-    'have a negative width or height': [(20, 5, -8, 8), (20, 5, 8, -8), (20, 5, -8, -8)],
-    'are less than a pixel': [(5, 5, 0.5, 9)],
+    'have a width or height below a pixel': [
+        (5, 5, 0, 8),
+        (5, 5, 8, 0),
+        (20, 5, -8, -8),
+        (5, 5, 0.5, 9),
+    ],
     'lie outside of their image': [(40, 3, 5, 5), (3, 31, 5, 5), (-9, 3, 9, 5)],
 }
 
@@ -267,6 +366,34 @@ def test_dropped_boxes_are_counted(folder, words, boxes):
     assert not report.errors
     assert warning.startswith(f'{len(boxes)} boxes {words}') and 'drops them' in warning
     assert report.boxes['cat'] == 1 + len(boxes)
+
+
+def filtered(min_size: int) -> dict:
+    return dict(filter_cfg=dict(filter_empty_gt=True, min_size=min_size))
+
+
+def test_images_that_the_filter_drops_are_counted(folder):
+    images = content()['images'] + [dict(id=3, file_name='a.png', width=40, height=30)]
+    images[1]['height'] = 20
+    cv2.imwrite(str(folder / 'sub/b.png'), np.zeros((20, 40, 3), np.uint8))
+    report = check(folder, dict(images=images), **filtered(30))
+    assert not report.errors and '3 images (1 without a box, 1 used), 2 boxes' in str(report)
+    (warning,) = report.warnings
+    assert '1 of 3 images are not used' in warning and 'min_size=30 px (sub/b.png)' in warning
+    assert not check(folder, split='val', **filtered(30)).warnings
+
+
+def test_the_filter_drops_everything(folder):
+    """All are too small, or those that are large enough have no box."""
+    error = only_error(check(folder, **filtered(64)))
+    assert '2 are left out by train_dataloader.dataset.filter_cfg' in error
+    images = content()['images']
+    images[0]['height'] = 20
+    cv2.imwrite(str(folder / 'a.png'), np.zeros((20, 40, 3), np.uint8))
+    error = only_error(
+        check(folder, dict(images=images, annotations=[annotation(1)]), **filtered(30))
+    )
+    assert 'of 2 images 1 have no box, and 2 are left out' in error
 
 
 def test_boxes_over_the_edge_are_said_to_be_kept(folder):
@@ -283,7 +410,9 @@ def test_boxes_that_count_for_nothing(folder):
     assert '1 boxes have an `image_id` that `images` lacks (id 2)' in orphan
     assert '1 boxes are marked `ignore` (id 3)' in ignored
     (other,) = check(
-        folder, dict(annotations=boxes[:1] + [annotation(4, category_id=9)]), classes=('cat',)
+        folder,
+        dict(annotations=boxes[:1] + [annotation(4, category_id=9)]),
+        metainfo=dict(classes=('cat',)),
     ).warnings
     assert '1 boxes are of categories that are not in metainfo.classes (id 4)' in other
 
@@ -301,42 +430,74 @@ def test_what_is_dropped_is_what_mmdet_drops(folder):
         )
         for n, (corner, size) in enumerate(zip(corners, sizes.tolist(), strict=True))
     ]
-    report = check(folder, dict(annotations=boxes), classes=('cat',))
+    report = check(folder, dict(annotations=boxes), metainfo=dict(classes=('cat',)))
     instances = parsed(folder, ('cat',))
     dropped = sum(int(w.split()[0]) for w in report.warnings if 'drops them' in w)
     assert 0 < len(instances) == len(boxes) - dropped
     assert report.crowd == sum(instance['ignore_flag'] for instance in instances) > 0
 
 
-def test_unreadable_images(folder):
+@pytest.mark.parametrize('decode', [False, True])
+def test_unreadable_images(folder, decode):
     picture = (folder / 'a.png').read_bytes()
     (folder / 'a.png').write_bytes(picture[: len(picture) // 2])
+    error = only_error(check(folder, decode=decode))
+    assert error.startswith(f'1 of 2 images in {folder} cannot be read') and '(a.png)' in error
+    skipping = [dict(type='LoadReadableImage', on_error='skip')]
+    report = check(folder, decode=decode, pipeline=skipping)
+    assert not report.errors and 'training skips them (a.png)' in report.warnings[0]
+    assert 'cannot be read' in only_error(check(folder, split='val', pipeline=skipping))
     (folder / 'sub' / 'b.png').write_text('404: not found')
-    assert not check(folder).errors
-    error = only_error(check(folder, decode=True))
-    assert error.startswith(f'2 of 2 images in {folder} cannot be read')
-    assert '(a.png, sub/b.png)' in error
+    error = only_error(check(folder, decode=decode, pipeline=skipping))
+    assert error.startswith('2 of 2 images') and '(a.png, sub/b.png)' in error
 
 
-def test_other_size_than_annotated(folder):
+def test_headers_of_all_images_are_read_and_a_sample_is_decoded(folder, monkeypatch):
+    images = [dict(id=n, file_name=f'{n}.png', width=40, height=30) for n in range(1, 6)]
+    for image in images:
+        Image.new('RGB', (40, 30)).save(folder / image['file_name'])
+    Image.new('RGB', (30, 40)).save(folder / '2.png')  # not in the sample of the first and last
+    (folder / '4.png').write_text('no image')
+    monkeypatch.setattr(image_files, 'SAMPLE', 2)
+    monkeypatch.setattr(image_files, 'PATIENCE', -1)
+    said = []
+    monkeypatch.setattr(image_files, 'print_log', lambda message, logger: said.append(message))
+    turned, unreadable = map(str, check(folder, dict(images=images)).errors)
+    assert 'are turned by' not in turned and '(2.png is 30x40, not 40x30)' in turned
+    assert '1 of 5 images' in unreadable and '(4.png)' in unreadable
+    assert said[-1] == '4 of 5 images read'
+
+
+@pytest.mark.parametrize('decode', [False, True])
+def test_other_size_than_annotated(folder, decode):
     cv2.imwrite(str(folder / 'a.png'), np.zeros((15, 20, 3), np.uint8))
-    assert not check(folder).errors
-    error = only_error(check(folder, decode=True))
+    error = only_error(check(folder, decode=decode))
     assert '1 of 2 images' in error and '(a.png is 20x15, not 40x30)' in error
+
+
+def test_exif_orientation_that_no_size_can_confirm(folder):
+    """Upside down, or of a square image."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.new('RGB', (40, 30)).save(folder / 'a.png', exif=exif)
+    (warning,) = check(folder).warnings
+    assert '1 of 2 images' in warning and 'browse_dataset.py (a.png)' in warning
 
 
 def test_exif_orientation_that_the_annotations_do_not_follow(folder):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new('RGB', (40, 30)).save(folder / 'a.png', exif=exif)
-    error = only_error(check(folder, decode=True))
+    error = only_error(check(folder))
+    assert error == only_error(check(folder, decode=True))
     assert 'are turned by their EXIF orientation' in error
     assert '(a.png is 30x40, not 40x30)' in error
     as_stored = dict(type='LoadImageFromFile', color_type='color_ignore_orientation')
     check_datasets(config(dataset(folder) | dict(pipeline=[as_stored])), decode=True)
     upright = content()['images']
     upright[0].update(width=30, height=40)
-    assert not check(folder, dict(images=upright), decode=True).errors
+    report = check(folder, dict(images=upright), decode=True)
+    assert not report.errors and not report.warnings
 
 
 def test_first_error_of_a_config_is_raised_and_the_others_are_counted(folder):
@@ -399,6 +560,33 @@ def test_evaluator_of_other_annotations(folder):
     cfg.val_evaluator.ann_file = f'{folder}/other.json'
     with pytest.raises(ValueError, match='val_evaluator.ann_file is .*other.json, but val_data'):
         check_datasets(cfg)
+
+
+@pytest.mark.parametrize('annotations', [None, []])
+def test_test_images_without_annotations(folder, annotations):
+    """They pass where predictions are written and nothing is compared."""
+    info = {key: content()[key] for key in ('images', 'categories')}
+    info |= {} if annotations is None else dict(annotations=annotations)
+    (folder / 'ann.json').write_text(json.dumps(info))
+    metric = dict(type='CocoMetric', ann_file=f'{folder}/ann.json')
+    loader = dict(dataset=dataset(folder, test_mode=True))
+    cfg = Config(dict(default_scope='mmdet', test_dataloader=loader, test_evaluator=metric))
+    assert 'set test_evaluator.format_only=True' in only_error(report_datasets(cfg, ['test'])[0])
+    cfg.test_evaluator = [dict(metric, format_only=True), dict(type='DumpDetResults')]
+    (report,) = check_datasets(cfg, ['test'])
+    assert '2 images, 0 boxes: no metric' in str(report)
+    assert 'format_only' not in only_error(check(folder, split='val'))
+
+
+@pytest.mark.parametrize(
+    'changes', [dict(ann_file=['ann.json'] * 2), dict(data_prefix=dict(img=['a', 'b']))]
+)
+def test_lists_of_paths(folder, changes):
+    error = only_error(check(folder, **changes))
+    assert error.startswith(
+        f'train_dataloader.dataset.{"ann_file" if "ann_file" in changes else ""}'
+    )
+    assert "is ['" in error and "type='ConcatDataset'" in error
 
 
 @pytest.mark.parametrize(

@@ -71,8 +71,8 @@ def test_grey_and_palette_label_maps_are_valid(folder, mode):
         write_labels(folder, name, numbers(), mode)
     found = report(folder)
     assert (found.errors, found.warnings) == ([], [])
-    assert (found.images, found.checked) == (2, 2)
-    assert found.pixels == {0: 640, 1: 640, 2: 640}
+    assert (found.images, found.label_maps) == (2, 2)
+    assert found.pixels == {'cat': 640, 'dog': 640, 'sheep': 640}
     assert 'cat 33.3%, dog 33.3%, sheep 33.3%' in str(found)
 
 
@@ -86,8 +86,8 @@ def test_the_number_that_is_ignored_is_no_class(folder):
 def test_another_size_than_the_image(folder):
     write_labels(folder, 'b', numbers(shape=(20, 40)))
     message = only_error(folder)
-    assert '1 of the 2 read label maps have another size than their image' in message
-    assert 'b.png is 40x20, its image 40x24' in message
+    assert '1 of 2 images' in message and 'have another size than their annotation' in message
+    assert 'b.jpg is 40x24, not 40x20' in message
 
 
 def test_a_number_that_is_no_class(folder):
@@ -117,7 +117,7 @@ def test_missing_pairs_are_counted(folder):
     assert 'train_dataloader.dataset.data_prefix.seg_map_path' in str(error)
     (warning,) = found.warnings
     assert '1 label maps have no image' in warning and 'alone.png' in warning
-    assert found.checked == 2
+    assert found.label_maps == 2
 
 
 def test_folders_and_endings(folder):
@@ -129,11 +129,13 @@ def test_folders_and_endings(folder):
 
 
 def test_unreadable_files(folder):
+    Image.new('RGB', (40, 24)).save(folder / 'images' / 'c.jpg')
     (folder / 'images' / 'a.jpg').write_text('no image')
     (folder / 'labels' / 'b.png').write_bytes(b'')
-    first, second = (str(error) for error in report(folder).errors)
-    assert '1 of the 2 read images cannot be read' in first and 'a.jpg' in first
-    assert '1 of the 2 read label maps cannot be read' in second and 'b.png' in second
+    write_labels(folder, 'c', numbers())
+    labels, images = (str(error) for error in report(folder, decode=False).errors)
+    assert '1 of 3 label maps cannot be read' in labels and 'b.png' in labels
+    assert '1 of 2 images' in images and 'cannot be read' in images and 'a.jpg' in images
 
 
 def test_zero_label_is_a_class_of_ours_but_to_be_ignored(folder):
@@ -165,7 +167,8 @@ def test_no_pixel_is_zero(folder):
         write_labels(folder, name, numbers(1, 3))
     (warning,) = report(folder).warnings
     assert "makes 0 the class 'cat'" in warning and 'the numbers are 1 to 2' in warning
-    assert report(folder, reduce_zero_label=True).warnings == []
+    (warning,) = report(folder, reduce_zero_label=True).warnings
+    assert '1 of 3 classes have no pixel (sheep)' in warning
 
 
 def test_a_subset_of_the_classes_of_a_data_set(folder):
@@ -175,12 +178,83 @@ def test_a_subset_of_the_classes_of_a_data_set(folder):
     assert found.errors == []
 
 
-def test_a_quick_check_reads_a_sample(folder):
+def test_every_label_map_is_counted_and_the_wrong_ones_are_named(folder):
     for number in range(40):
         Image.new('RGB', (40, 24)).save(folder / 'images' / f'c{number}.jpg')
         write_labels(folder, f'c{number}', numbers())
-    assert report(folder, decode=False).checked == 32
-    assert report(folder).checked == 42
+    write_labels(folder, 'c7', np.full((24, 40), 7))
+    found = report(folder, decode=False)
+    assert found.label_maps == 42
+    assert '1 label maps (c7.png) hold 7, which are no class' in str(found.errors[0])
+
+
+def test_a_class_without_a_pixel(folder):
+    found = report(folder, metainfo=dict(classes=(*CLASSES, 'road')))
+    assert 'sheep 33.3%, road 0.0%' in str(found)
+    (warning,) = found.warnings
+    assert '1 of 4 classes have no pixel (road)' in warning and '255' not in warning
+
+
+def test_a_mask_of_0_and_255(folder):
+    for name in 'ab':
+        write_labels(folder, name, numbers(0, 2) * 255)
+    absent, share = report(folder, metainfo=dict(classes=('ground', 'roof'))).warnings
+    assert '(roof)' in absent and '255 is ignored: if it is meant as one of them' in absent
+    assert share.startswith('50% of the pixels are ignored, and 0 of 2 label maps')
+
+
+def test_a_mask_of_one_bit(folder):
+    for name in 'ab':
+        Image.fromarray(numbers(0, 2) > 0).save(folder / 'labels' / f'{name}.png')
+    found = report(folder, metainfo=dict(classes=('ground', 'roof')))
+    assert found.pixels == dict(ground=960, roof=960) and not found.errors + found.warnings
+
+
+@pytest.mark.parametrize(('number', 'reduced'), [(255, False), (0, True)])
+def test_all_is_ignored(folder, number, reduced):
+    write_labels(folder, 'a', np.full((24, 40), number))
+    found = report(folder, reduce_zero_label=reduced)
+    assert '1 of 2 label maps as a whole (a.png)' in found.warnings[-1] and not found.errors
+    write_labels(folder, 'b', np.full((24, 40), number))
+    message = only_error(folder, reduce_zero_label=reduced)
+    assert f'all pixels of 2 label maps are ignored ({number}), and there is nothing' in message
+
+
+@pytest.mark.parametrize(('low', 'high', 'holds'), [(0, 1, False), (0, 2, True), (1, 3, False)])
+def test_one_class_alone(folder, low, high, holds):
+    for name in 'ab':
+        write_labels(folder, name, np.where(numbers() == 2, 255, numbers(low, high)))
+    message = only_error(folder, metainfo=dict(classes=('roof',)))
+    assert "has 'roof' alone, which softmax gives to every pixel" in message
+    assert "classes=('background', 'roof') and num_classes=2" in message
+    assert 'reduce_zero_label' not in message and ('hold already' in message) == holds
+
+
+def test_one_channel_under_softmax(folder):
+    cfg = config(folder)
+    cfg.model = dict(auxiliary_head=[dict(num_classes=3, out_channels=1, loss_decode=dict())])
+    (error,) = report_datasets(cfg, ['train'])[0].errors
+    assert str(error).startswith('model.auxiliary_head.0.out_channels is 1')
+    cfg.model.auxiliary_head[0].loss_decode.use_sigmoid = True
+    assert not report_datasets(cfg, ['train'])[0].errors
+
+
+def test_test_images_without_label_maps(folder):
+    cfg = config(folder, data_prefix=dict(img_path='images'))
+    cfg.test_dataloader = cfg.pop('train_dataloader')
+    cfg.test_evaluator = dict(type='IoUMetric', format_only=True)
+    message = str(report_datasets(cfg, ['test'])[0].errors[0])
+    assert 'folder None does not exist' in message and 'load no label maps' in message
+    del cfg.test_dataloader.dataset.pipeline[1]
+    (found,) = check_datasets(cfg, ['test'], decode=True)
+    assert '2 images, 0 boxes: no metric' in str(found)
+    (folder / 'images' / 'a.jpg').write_text('no image')
+    assert 'cannot be read' in str(report_datasets(cfg, ['test'])[0].errors[0])
+
+
+def test_classes_that_a_data_set_does_not_know(folder):
+    message = only_error(folder, type='ADE20KDataset', metainfo=dict(classes=('wall', 'skyy')))
+    assert 'train_dataloader.dataset: ' in message and "'skyy'" in message
 
 
 def test_training_is_refused(folder):
@@ -270,23 +344,26 @@ def test_small_crops_are_refused_before_training_and_testing(tmp_path, monkeypat
 
 @pytest.mark.data('seg/ade20k_tiny', 'seg/camvid', 'seg/coco133')
 @pytest.mark.parametrize(
-    ('config_name', 'folder_name', 'images'),
+    ('config_name', 'folder_name', 'images', 'absent'),
     [
         (
             'castling_mask2former/castling-mask2former_vit-b-p16_8xb2-160k_ade20k-640x640',
             'ade20k_tiny',
             3,
+            132,
         ),
-        ('castling_seg/castling-segformer_vit-nano_1xb4-1500i_camvid-192x256', 'camvid', 367),
+        ('castling_seg/castling-segformer_vit-nano_1xb4-1500i_camvid-192x256', 'camvid', 367, 0),
         (
             'castling_mask2former/castling-mask2former-nano_vit-nano_1xb4-1500i_coco133-256x256',
             'coco133',
             100,
+            14,
         ),
     ],
 )
-def test_real_data_passes(data_root, config_name, folder_name, images):
+def test_real_data_passes(data_root, config_name, folder_name, images, absent):
     cfg = Config.fromfile(CONFIGS / f'{config_name}.py')
     cfg.train_dataloader.dataset.data_root = str(data_root / 'seg' / folder_name)
     (found,) = check_datasets(cfg, ['train'])
-    assert (found.images, found.warnings) == (images, [])
+    assert found.images == found.label_maps == images
+    assert [warning.split()[0] for warning in found.warnings] == [str(absent)] * (absent > 0)
