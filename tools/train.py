@@ -1,8 +1,8 @@
 """Train a model: ``python tools/train.py CONFIG``."""
 
 import argparse
+import sys
 
-import torch
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import find_latest_checkpoint
@@ -17,13 +17,18 @@ from castling_det.engine.cli import (
 )
 from castling_det.engine.config_checks import (
     check_checkpoint,
+    check_device,
+    check_evaluator,
     check_input_size,
     check_parts,
+    check_vis_backends,
     check_work_dir,
 )
 from castling_det.engine.distributed import is_first_process, start_processes
 from castling_det.engine.dry_run import dry_run
+from castling_det.engine.runner_checks import check_runner
 from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
+from castling_det.hooks.preemption_hook import Preempted, PreemptionHook
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,13 +58,8 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
     if args.resume and args.dry_run:
         raise SystemExit('error: --dry-run starts from the beginning: leave --resume out')
     if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+        resume(cfg, args.resume)
     if args.amp:
-        if not torch.cuda.is_available():
-            raise SystemExit(
-                'error: --amp needs a GPU: mmengine scales the loss for float16 there only'
-            )
         cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
     if args.auto_scale_lr:
         if 'auto_scale_lr' not in cfg:
@@ -69,31 +69,55 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
         cfg.auto_scale_lr.enable = True
     check_work_dir(cfg.work_dir)
     check_checkpoint(cfg.get('load_from'))
+    check_device(cfg)
+    check_vis_backends(cfg)
     check_input_size(cfg)
     if is_first_process():
         check_datasets(cfg, ('train',))
         if cfg.get('val_dataloader'):  # what cannot be read there would end the training
             check_datasets(cfg, ('val',), decode=True)
+            check_evaluator(cfg, 'val')
     start_processes(cfg)
     if args.dry_run:
         report = dry_run(cfg).report()
         if is_first_process():
             print(f'Dry run of {args.config}: no fault found\n{report}')
         return
-    if args.resume == 'auto' and find_latest_checkpoint(cfg.work_dir) is None:
-        print(f'--resume: {cfg.work_dir} holds no checkpoint; training starts from the beginning')
     runner = RUNNERS.build(cfg)
     refuse_other_checkpoints(runner)
+    check_runner(runner)
+    runner.register_hook(PreemptionHook())
     runner.train()
     print(f'Checkpoints: {cfg.work_dir}\nLog: {runner.log_dir}')
 
 
+def resume(cfg: Config, checkpoint: str) -> None:
+    """Go on from a checkpoint, or, where 'auto' finds none, from what the config says."""
+    if checkpoint == 'auto':
+        checkpoint = find_latest_checkpoint(cfg.work_dir)
+    if checkpoint is not None:
+        cfg.resume, cfg.load_from = True, checkpoint
+    elif is_first_process():
+        start = f'the weights of {cfg.load_from}' if cfg.get('load_from') else 'the beginning'
+        print(f'--resume: {cfg.work_dir} holds no checkpoint; training starts from {start}')
+
+
 def main() -> None:
     args = parse_args()
-    with errors_in_one_sentence():
-        cfg = load_run_config(args)
-        with errors_with_place(cfg):
-            train(cfg, args)
+    cfg = None
+    try:
+        with errors_in_one_sentence():
+            cfg = load_run_config(args)
+            with errors_with_place(cfg):
+                train(cfg, args)
+    except KeyboardInterrupt as stop:
+        last = cfg and find_latest_checkpoint(cfg.work_dir)
+        if is_first_process():
+            print(
+                f'stopped{f" by {stop}" if str(stop) else ""}: the same command with --resume '
+                f'{f"goes on from {last}" if last else "starts anew, there is no checkpoint yet"}'
+            )
+        sys.exit(143 if isinstance(stop, Preempted) else 130)
 
 
 if __name__ == '__main__':

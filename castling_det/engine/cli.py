@@ -63,12 +63,16 @@ def load_run_config(args: argparse.Namespace) -> Config:
     The work dir is the one on the command line, in the config, or ``work_dirs/CONFIG_NAME``.
 
     Raises:
-        InputError: As :func:`load_config`.
         InputError: As :func:`load_config`, or if a text stands where a number is counted with.
     """
     os.environ.setdefault('LOCAL_RANK', args.local_rank)
     cfg = load_config(args.config, args.cfg_options)
     check_numbers(cfg)
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader')
+        if loader and loader.get('num_workers', 0) == 0:  # torch refuses what is for workers alone
+            loader.pop('prefetch_factor', None)
+            loader.pop('persistent_workers', None)
     cfg.launcher = args.launcher
     cfg.work_dir = (
         args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)

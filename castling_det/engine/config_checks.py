@@ -3,15 +3,19 @@
 import difflib
 import inspect
 from collections.abc import Iterator
+from copy import deepcopy
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from types import UnionType
 
+import torch
 from mmengine.config import Config
+from mmengine.registry import METRICS, DefaultScope
 from mmengine.runner import FlexibleRunner, Runner
 from torch.utils.data import DataLoader
 
-from castling_det.configs import paths, type_name, unwrap
+from castling_det.configs import UNKNOWN_TYPE, errors_with_place, paths, type_name, unwrap
 from castling_det.errors import InputError
 
 DELETE = '_delete_'
@@ -24,9 +28,16 @@ NUMBERS = {
     'max_iters': (int | float, 1, 'a whole number of at least 1'),
     'val_interval': (int | float, 1, 'a whole number of at least 1'),
     'optimizer.lr': (int | float, 0, 'a number of at least 0, as 0.001'),
-    'optimizer.weight_decay': (int | float, 0, 'a number of at least 0, as 0.05'),
-    'optimizer.momentum': (int | float, 0, 'a number of at least 0, as 0.9'),
-    'clip_grad.max_norm': (int | float, 0, 'a number of at least 0, as 35'),
+}
+# The package that a backend of mmengine imports when it first writes.
+NEEDS = {
+    'TensorboardVisBackend': 'tensorboard',
+    'WandbVisBackend': 'wandb',
+    'MLflowVisBackend': 'mlflow',
+    'ClearMLVisBackend': 'clearml',
+    'NeptuneVisBackend': 'neptune',
+    'DVCLiveVisBackend': 'dvclive',
+    'AimVisBackend': 'aim',
 }
 NUMBERS_IN = {'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'optim_wrapper'}
 # What the Runner, or our tools, read from the config itself.
@@ -148,6 +159,58 @@ def check_numbers(cfg: Config) -> None:
             is_it = f'.{path}'.endswith(f'.{ending}') and path.partition('.')[0] in NUMBERS_IN
             if is_it and value is not None and not _is_number(value, kind, lowest):
                 raise InputError(f'{path} is {value!r}: write {words}')
+
+
+def check_device(cfg: Config) -> None:
+    """Refuse mixed precision without a GPU.
+
+    Raises:
+        InputError: For an ``AmpOptimWrapper``, which mmengine has for GPUs alone.
+    """
+    if type_name(cfg.optim_wrapper) == 'AmpOptimWrapper' and not torch.cuda.is_available():
+        raise InputError(
+            'optim_wrapper.type=AmpOptimWrapper (--amp) needs a GPU, and there is none: leave it out'
+        )
+
+
+def check_vis_backends(cfg: Config) -> None:
+    """Refuse a backend of the log (``visualizer.vis_backends``) whose package is not installed.
+
+    Raises:
+        InputError: Naming it and the package.
+    """
+    for index, backend in enumerate((cfg.get('visualizer') or {}).get('vis_backends') or ()):
+        package = NEEDS.get(type_name(backend))
+        if package is not None and find_spec(package) is None:
+            raise InputError(
+                f'visualizer.vis_backends.{index}: {type_name(backend)} needs the package '
+                f'{package}: pip install {package}, or take it out'
+            )
+
+
+def check_evaluator(cfg: Config, split: str) -> None:
+    """Build the metrics of a split alone, so that what they refuse is refused before training.
+
+    Args:
+        cfg (Config): With ``default_scope``.
+        split (str): 'val' or 'test'.
+
+    Raises:
+        InputError: With the key and the reason of the metric's own library.
+    """
+    evaluators = cfg.get(f'{split}_evaluator') or []
+    scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))
+    with scope, errors_with_place(cfg):
+        for metric in evaluators if isinstance(evaluators, list) else [evaluators]:
+            try:
+                METRICS.build(deepcopy(metric))
+            except (AssertionError, KeyError, ValueError) as error:
+                if UNKNOWN_TYPE.match(str(error.args[0])):
+                    raise
+                raise InputError(
+                    f'{split}_evaluator: {type_name(metric)} does not take its arguments: '
+                    f'{error.args[0]}'
+                ) from error
 
 
 def check_checkpoint(filename: str | Path | None) -> None:

@@ -11,12 +11,18 @@ from time import perf_counter
 
 import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
+from mmengine.dist import all_gather_object
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner.amp import autocast
 from torch.utils.data import DataLoader
 
+from castling_det.engine.runner_checks import check_runner
+from castling_det.errors import InputError
 from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
+from castling_det.hooks.gap_hook import evaluate_seen
+from castling_det.hooks.safe_checkpoint_hook import check_save_best
 
 ITERATIONS = 2
 
@@ -90,10 +96,16 @@ def seconds_a_batch(step_seconds: float, load_seconds: float, num_workers: int) 
 def dry_run(cfg: Config) -> DryRun:
     """Run two training iterations and one validation batch as the real training would.
 
-    Logs go to a temporary folder that is removed; the work dir of the config is left alone.
+    A last batch of a single image, which batch norm may refuse, is tried too, and the metrics are
+    computed. Logs go to a temporary folder that is removed; the work dir of the config is left
+    alone.
 
     Args:
         cfg (Config): As for mmengine's Runner.
+
+    Raises:
+        InputError: As :func:`check_runner`; if such a batch cannot be trained on, if the evaluator
+            fails, or if it does not measure the ``save_best`` of the checkpoints.
     """
     cfg = deepcopy(cfg)
     if 'visualizer' in cfg:
@@ -101,11 +113,13 @@ def dry_run(cfg: Config) -> DryRun:
     with TemporaryDirectory() as cfg.work_dir:
         runner = RUNNERS.build(cfg)
         refuse_other_checkpoints(runner)
+        check_runner(runner)
         load_seconds = _seconds_to_read(runner.train_loop.dataloader)
         stopwatch = _Stopwatch()
         runner.register_hook(stopwatch, priority='LOWEST')
         with suppress(_Enough):
             runner.train()
+        _train_on_last_batch(runner)
         val_batches, val_seconds = _validate(runner)
         return DryRun(
             device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu',
@@ -146,16 +160,47 @@ def _seconds_to_read(loader: DataLoader) -> float:
     return perf_counter() - start
 
 
+def _train_on_last_batch(runner: Runner) -> None:
+    """An iteration on one image, if an epoch ends with one."""
+    loader = runner.train_dataloader
+    batch_size, size = loader.batch_sampler.batch_size, len(loader.sampler)
+    by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+    if not by_epoch or loader.batch_sampler.drop_last or batch_size == 1 or size % batch_size != 1:
+        return
+    batch = loader.collate_fn([loader.dataset[0]])
+    try:
+        runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
+    except ValueError as error:
+        if 'Expected more than 1 value per channel' not in str(error):
+            raise
+        raise InputError(
+            f'train_dataloader: the last of {size} images is a batch by itself, on which a batch '
+            f'norm of one value a channel cannot train: set drop_last=True, or another batch_size '
+            f'than {batch_size}'
+        ) from error
+
+
 def _validate(runner: Runner) -> tuple[int, float]:
     """Number of validation batches in the whole training, and the seconds of one."""
     if runner.val_loop is None:
         return 0, 0.0
     runner.model.eval()
-    loader = runner.val_dataloader
+    loader, evaluator = runner.val_dataloader, runner.val_loop.evaluator
     batch = next(iter(loader))
     start = _now()
-    runner.val_loop.run_iter(0, batch)
-    seconds = seconds_a_batch(_now() - start, _seconds_to_read(loader), loader.num_workers)
+    with torch.no_grad(), autocast(enabled=runner.val_loop.fp16):
+        outputs = runner.model.val_step(batch)
+    try:
+        evaluator.process(data_samples=outputs, data_batch=batch)
+        seconds = seconds_a_batch(_now() - start, _seconds_to_read(loader), loader.num_workers)
+        image_ids = [getattr(sample, 'img_id', None) for sample in outputs]
+        image_ids = sum(all_gather_object(image_ids), [])
+        metrics = evaluate_seen(evaluator, image_ids, min(len(loader.dataset), len(image_ids)))
+    except (AssertionError, KeyError) as error:  # how metrics of mmdet and mmseg refuse
+        raise InputError(f'val_evaluator fails after a batch: {error.args[0]}') from error
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook) and metrics:
+            check_save_best(hook.save_best, metrics)
     by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
     length = runner.max_epochs if by_epoch else runner.max_iters
     return -(-length // runner.val_interval) * len(loader), seconds

@@ -45,9 +45,12 @@ UNITS = ('share', 'iter', 'epoch')
 class CastlingHook(Hook):
     """Set ``ramp`` on every :class:`CastlingAttention` before each training iteration, and log it.
 
-    The ramp is a function of progress alone, so a resumed run needs no state. A probability is
-    never above 1, so at ramp 1 every mask is empty whatever the number of tokens, and the last part
-    of the training settles batch-norm statistics on what ships.
+    The ramp is a function of progress alone: epochs and the part of the present one that is done,
+    or iterations where the loop counts no epochs. So it goes on where it was when a training is
+    resumed on another number of processes, batch size or data set. It never falls: under a longer
+    schedule it stays at the checkpoint's ramp, with a warning, until the schedule has come there.
+    A probability is never above 1, so at ramp 1 every mask is empty whatever the number of tokens,
+    and the last part of the training settles batch-norm statistics on what ships.
 
     Every ``interval`` iterations the nonzeros of each layer, the share of its softmax entries above
     the threshold, go to the Runner's visualizer (``scalars.json``) as ``nonzeros/LAYER`` beside
@@ -86,12 +89,14 @@ class CastlingHook(Hook):
         self.curve, self.begin, self.end, self.unit = curve, begin, end, unit
         self.interval = interval
         self.ramp = 0.0
+        self.lowest = 0.0  # the ramp of the checkpoint that is resumed
+        self.is_ahead = False  # of the config's schedule
         self.nonzeros = {}
 
     def before_train(self, runner: Runner) -> None:
         if self.unit == 'epoch' and not isinstance(runner.train_loop, EpochBasedTrainLoop):
             raise InputError("CastlingHook: unit='epoch' needs a training loop by epochs")
-        last = self._ramp_at(runner, runner.max_iters - 1)
+        last = max(self.lowest, self._ramp_at(runner, runner.max_iters - 1))
         if last < 1 and any(castling_attentions(runner.model)):
             runner.logger.warning(
                 f'CastlingHook: the ramp ends at {last:.3g}, so masks may not be empty, and the '
@@ -99,7 +104,15 @@ class CastlingHook(Hook):
             )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
-        self.ramp = self._ramp_at(runner, runner.iter)
+        planned = self._ramp_at(runner, _iterations_done(runner, batch_idx))
+        if planned < self.lowest and not self.is_ahead:
+            runner.logger.warning(
+                f'CastlingHook: the ramp was {self.lowest:.3g} in the checkpoint and would be '
+                f'{planned:.3g} by the schedule of the config: it stays at {self.lowest:.3g} until '
+                'the schedule is there; load_from, instead of --resume, begins it anew'
+            )
+        self.is_ahead = planned < self.lowest
+        self.ramp = max(planned, self.lowest)
         measures = self.every_n_train_iters(runner, self.interval)
         for _, attention in castling_attentions(runner.model):
             attention.ramp = self.ramp
@@ -125,12 +138,26 @@ class CastlingHook(Hook):
         if record is None:
             return
         self.ramp, self.nonzeros = record['ramp'], record['nonzeros']
+        self.lowest = self.ramp if runner._resume else 0.0
         for _, attention in castling_attentions(runner.model):
             attention.ramp = self.ramp
 
     def _ramp_at(self, runner: Runner, iteration: int) -> float:
         per_unit = dict(share=runner.max_iters, iter=1, epoch=runner.max_iters / runner.max_epochs)
         return CURVES[self.curve](iteration / per_unit[self.unit], self.end, self.begin)
+
+
+def _iterations_done(runner: Runner, batch_idx: int) -> int:
+    """Iterations that a training with this number of batches an epoch would have done by now.
+
+    Within an epoch the iterations of the runner count, which include batches that ResumeHook skips,
+    unless they were counted with another number of batches an epoch.
+    """
+    if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+        return runner.iter
+    length = len(runner.train_dataloader)
+    before = runner.epoch * length
+    return before + min(max(runner.iter - before, batch_idx), length - 1)
 
 
 def take_nonzeros(model: nn.Module) -> dict[str, float]:

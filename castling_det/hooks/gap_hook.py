@@ -2,9 +2,11 @@
 
 import math
 from itertools import islice
+from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -59,15 +61,26 @@ class GapHook(Hook):
             loop.evaluator.process(data_samples=outputs, data_batch=batch)
             image_ids += [getattr(sample, 'img_id', None) for sample in outputs]
         image_ids = sum(all_gather_object(image_ids), [])
-        # COCO's metric takes every image of its annotation file that was not seen for a miss.
-        coco = [metric for metric in loop.evaluator.metrics if hasattr(metric, 'img_ids')]
-        before = [metric.img_ids for metric in coco]
-        for metric in coco:
-            metric.img_ids = sorted(set(image_ids))
-        try:
-            size = min(len(loop.dataloader.dataset), len(image_ids))
-            metrics = loop.evaluator.evaluate(size)
-        finally:
-            for metric, ids in zip(coco, before, strict=True):
-                metric.img_ids = ids
+        size = min(len(loop.dataloader.dataset), len(image_ids))
+        metrics = evaluate_seen(loop.evaluator, image_ids, size)
         return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+
+
+def evaluate_seen(evaluator: Evaluator, image_ids: list, size: int) -> dict[str, Any]:
+    """Metrics of the images that the evaluator has processed, as if there were no others.
+
+    Args:
+        evaluator (Evaluator): Of a validation.
+        image_ids (list): Of these images, in all processes. COCO's metric would take every other
+            image of its annotation file for a miss.
+        size (int): How many they are.
+    """
+    coco = [metric for metric in evaluator.metrics if hasattr(metric, 'img_ids')]
+    before = [metric.img_ids for metric in coco]
+    for metric in coco:
+        metric.img_ids = sorted(set(image_ids))
+    try:
+        return evaluator.evaluate(size)
+    finally:
+        for metric, ids in zip(coco, before, strict=True):
+            metric.img_ids = ids

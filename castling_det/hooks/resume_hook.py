@@ -1,14 +1,17 @@
 """Exact resumption: what is random follows from the seed and the iteration, not from the past."""
 
 import random
+import warnings
 from collections.abc import Iterator
-from itertools import islice
+from copy import deepcopy
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import get_rank
+from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
+from mmengine.optim import _ParamScheduler
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, Dataset, Sampler
@@ -16,6 +19,11 @@ from torch.utils.data import BatchSampler, Dataset, Sampler
 from castling_det.errors import InputError
 
 _ITERATION, _SAMPLE = 0, 1
+# What a checkpoint stores of the schedule, and its name in the log.
+_SCHEDULE = dict(
+    batch='images an iteration', num_batches='iterations an epoch', max_iters='iterations in all'
+)
+_STEPPING = {'last_step', '_global_step', '_last_value'}
 
 
 def seed_everything(seed: int, rank: int, kind: int, number: int) -> None:
@@ -85,6 +93,12 @@ class ResumeHook(Hook):
     ``BatchSyncRandomResize`` of mmdet resizes the next batch. An iteration-based loop finds its
     position by itself with ``InfiniteSampler``.
 
+    On another number of processes, batch size or data set, the epochs that are done count, and the
+    same part of the present one; iterations and learning rate are what they would be there had the
+    config been the same from the start. So are the learning rate and its schedule where the config
+    has others than the checkpoint. One warning says what differs. Weights, averages and the state
+    of the optimizer, weight decay included, always come from the checkpoint.
+
     Not repeated: transforms that remember earlier images (``CachedMosaic``), a gradient that was
     being accumulated over iterations, and kernels that are not deterministic on a GPU. In the epoch
     that is resumed the log counts batches from the resumption.
@@ -98,6 +112,17 @@ class ResumeHook(Hook):
     def __init__(self) -> None:
         self.stored: dict[str, Any] = {}
         self.first_iter = 0
+
+    def before_run(self, runner: Runner) -> None:
+        """Remember the schedules of the config, in whose place those of a checkpoint are loaded."""
+        schedulers = _flat(runner.param_schedulers)
+        names = {'lr', *(scheduler.param_name for scheduler in schedulers)}
+        names |= {f'initial_{name}' for name in names}
+        self.planned = [deepcopy(scheduler.state_dict()) for scheduler in schedulers]
+        self.rates = [
+            {name: group[name] for name in names & group.keys()}
+            for group in _flat(runner.optim_wrapper.param_groups)
+        ]
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self.stored = checkpoint.get('data_order', {})
@@ -117,23 +142,65 @@ class ResumeHook(Hook):
 
     def _restore(self, runner: Runner) -> int:
         """Take over what the checkpoint stores; returns the batches of the epoch that are done."""
-        loader, stored = runner.train_dataloader, self.stored
+        loader, loop, stored = runner.train_dataloader, runner.train_loop, self.stored
         if stored.get('sampler_seed') is not None:
             loader.sampler.seed = stored['sampler_seed']
         sizes = stored.get('input_sizes', [])
         for module, size in zip(_random_resizers(runner), sizes, strict=False):
             module._input_size = size
-        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-            return 0
-        if stored.get('num_batches') == len(loader):
-            return stored['position']
-        if runner.iter != runner.epoch * len(loader):
+        position, recounted = 0, False
+        if isinstance(loop, EpochBasedTrainLoop):
+            length = stored.get('num_batches', len(loader))
+            position = -(-stored.get('position', 0) * len(loader) // length)
+            recounted = loop.iter != loop.epoch * len(loader) + position
+            loop._iter = loop.epoch * len(loader) + position
+        followed = self._follow_config(runner, recounted)
+        changes = [
+            f'{name} {stored[key]} -> {value}'
+            for (key, name), value in zip(_SCHEDULE.items(), _schedule(runner), strict=True)
+            if stored.get(key, value) != value
+        ]
+        if changes or followed or recounted:
+            has_feedback = any(map(_needs_metrics, _flat(runner.param_schedulers)))
             runner.logger.warning(
-                f'Epoch {runner.epoch + 1} starts with its first image: the checkpoint, of '
-                f'{stored.get("num_batches", "an unknown number of")} batches an epoch where there '
-                f'are now {len(loader)}, does not tell which images it has seen'
+                f'Resumed under another schedule ({", ".join(changes) or "learning rate"}): weights'
+                f'{" and learning rate" if has_feedback else ""} come from the checkpoint, '
+                f'{"the ramp" if has_feedback else "learning rate and ramp"} from the config, as '
+                f'they are there after {loop.iter} of {loop.max_iters} iterations'
             )
-        return 0
+        if loop.iter >= loop.max_iters:
+            runner.logger.warning(
+                f'This training is complete: {loop.iter} of {loop.max_iters} iterations are done; '
+                'with more of them in train_cfg it would go on'
+            )
+        return position
+
+    def _follow_config(self, runner: Runner, recounted: bool) -> bool:
+        """Put the schedules of the config where the training is, unless those loaded are there.
+
+        What follows from the metrics so far (``ReduceOnPlateauLR``) only the checkpoint knows.
+        """
+        schedulers = _flat(runner.param_schedulers)
+        groups = _flat(runner.optim_wrapper.param_groups)
+        loaded = [_static(scheduler.state_dict()) for scheduler in schedulers]
+        is_same = loaded == list(map(_static, self.planned)) and (
+            list(map(_initial_rate, groups)) == list(map(_initial_rate, self.rates))
+        )
+        if is_same and not recounted or any(map(_needs_metrics, schedulers)):
+            return False
+        for scheduler, state in zip(schedulers, self.planned, strict=True):
+            scheduler.load_state_dict(deepcopy(state))
+        for group, values in zip(groups, self.rates, strict=True):
+            group.update(values)
+        length = len(runner.train_dataloader)
+        with warnings.catch_warnings():  # that schedulers step where no optimizer does
+            warnings.simplefilter('ignore')
+            for iteration in range(1, runner.iter + 1):
+                ends_epoch = iteration % length == 0 and iteration // length <= runner.epoch
+                for scheduler in schedulers:
+                    if ends_epoch or not scheduler.by_epoch:
+                        scheduler.step()
+        return True
 
     def before_train_epoch(self, runner: Runner) -> None:
         batches = runner.train_dataloader.batch_sampler
@@ -151,9 +218,33 @@ class ResumeHook(Hook):
         checkpoint['data_order'] = dict(
             sampler_seed=getattr(loader.sampler, 'seed', None),
             position=checkpoint['meta']['iter'] - self.first_iter,
-            num_batches=len(loader),
+            **dict(zip(_SCHEDULE, _schedule(runner), strict=True)),
             input_sizes=[module._input_size for module in _random_resizers(runner)],
         )
+
+
+def _schedule(runner: Runner) -> tuple[int, int, int]:
+    """The values of :data:`_SCHEDULE`."""
+    loader = runner.train_dataloader
+    return loader.batch_sampler.batch_size * get_world_size(), len(loader), runner.max_iters
+
+
+def _flat(parts: dict | list | None) -> list:
+    """The lists of several optimizers in one."""
+    return list(chain(*parts.values())) if isinstance(parts, dict) else parts or []
+
+
+def _needs_metrics(scheduler: _ParamScheduler) -> bool:
+    return getattr(scheduler, 'need_val_args', False)
+
+
+def _static(state: dict) -> dict:
+    """Of the state of a scheduler, what does not change while it steps."""
+    return {key: value for key, value in state.items() if key not in _STEPPING}
+
+
+def _initial_rate(group: dict) -> float:
+    return group.get('initial_lr', group['lr'])
 
 
 def _random_resizers(runner: Runner) -> list[torch.nn.Module]:

@@ -285,7 +285,7 @@ def test_distributed(tmp_path):
     )
     try:
         model = MMDistributedDataParallel(Toy())
-        runner = SimpleNamespace(model=model, iter=9, max_iters=20, max_epochs=4)
+        runner = SimpleNamespace(model=model, iter=9, max_iters=20, max_epochs=4, train_loop=None)
         hook = CastlingHook(interval=10)
         hook.before_train_iter(runner, 9)
         inputs = [torch.randn(6, 4) for _ in range(2)]
@@ -310,7 +310,7 @@ def test_compiled_once_for_all_ramps(dynamic):
     counter = CompileCounter()
     compiled = torch.compile(model, backend=counter, dynamic=dynamic)
     hook, x = CastlingHook(interval=8), torch.randn(2, 12, 8)
-    runner = SimpleNamespace(model=compiled, max_iters=40, max_epochs=1, visualizer=None)
+    runner = SimpleNamespace(model=compiled, max_iters=40, max_epochs=1, train_loop=None, visualizer=None)
     nonzeros = []
     for runner.iter in range(40):
         hook.before_train_iter(runner, runner.iter)
@@ -350,7 +350,7 @@ def test_nonzeros_are_logged_by_layer(tmp_path):
 
 def test_frozen_layers_have_no_nonzeros():
     backbone = CastlingLeViT('nano', out_indices=(1, 2), frozen_stages=1).train()
-    runner = SimpleNamespace(model=backbone, iter=0, max_iters=20, max_epochs=1)
+    runner = SimpleNamespace(model=backbone, iter=0, max_iters=20, max_epochs=1, train_loop=None)
     hook = CastlingHook(interval=1)
     hook.before_train_iter(runner, 0)
     backbone(torch.randn(2, 3, 64, 64))
