@@ -1,20 +1,64 @@
-"""Checkpoints: read without executing what a pickle may hold, compared, and written whole."""
+"""Checkpoints: read without executing what a pickle may hold, fitted, and written whole."""
 
+import argparse
 import os
-from collections.abc import Callable, Iterator, Mapping, Set
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
 from mmengine.fileio import LocalBackend, register_backend
+from mmengine.logging import MMLogger
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from castling_det.errors import InputError
+
+StateDict = Mapping[str, Tensor]
+
+_SUFFIXES = ('.pth', '.pt', '.bin', '.ckpt', '.tar', '.pkl', '.safetensors', '.npz')
+# Where weights lie in a file. An average goes before its original, as it is what is evaluated; mm
+# libraries have it as `state_dict`.
+_CONTAINERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'teacher')
+
+# What a file may hold beyond the model: classifiers and poolings, the decoder and mask of MAE, the
+# token of a distilled DeiT; in our own keys what an argument leaves out.
+_ENDS = re.compile(
+    r'(\w*head|head_dist|\w*classifier|fc|pre_logits|pooler|attn_pool|fc_norm|ln2|decoder\w*'
+    r'|mask_token|dist_token)(\.|$)|(backbone\.)?(embed\.cls_token|norm\.(weight|bias))$'
+)
+_HEADS = re.compile(r'\w*head\.')  # of the model; another number of classes changes them
+_BLOCK = re.compile(r'(?P<stack>(backbone\.)?(blocks|stages))\.(?P<number>\d+)\.')
+_COUNTERS = ('num_batches_tracked', 'attention_bias_idxs', 'n_averaged')
+_CONV = '.attn.conv.weight'  # of CastlingAttention, which no softmax model has
+_BIASES = '.attn.bias.table'  # of LeViT's softmax, which linear attention drops
+
+_SWITCHES = {  # arguments by which a model does without
+    'embed.cls_token': 'with_cls_token=False',
+    'norm.weight': 'final_norm=False',
+    'norm.bias': 'final_norm=False',
+}
+_GRIDS = {  # weights on a grid, and how their modules bring them to another
+    'embed.pos_embed': dict(mode='bicubic', align_corners=False),
+    _BIASES: dict(mode='bilinear', align_corners=True),
+}
+_FOREIGN = {  # parts that our blocks have not, by what keys of other libraries hold
+    'LayerScale': r'\bls[12]\b|layer_?scale|gamma_[12]\b|lambda_?[12]\b',
+    'norms of q and k': r'\b[qk]_norm|\b(query|key)_norm',
+    'register tokens': r'reg(ister)?_tokens?\b',
+    'rotary positions': r'\brope|freqs',
+    'relative positions': r'rel_pos|relative_position',
+    'a norm before the blocks': r'norm_pre|pre_layrnorm|pre_norm',
+    'a gated MLP': r'gate|\bw(12|3)\b|fc1_[gx]|weights_in',
+    'biases of q or v alone': r'[qv]_bias|attn\.[qv]\.bias',
+}
 
 
 def _statistics_method(owner: Any, name: str) -> Callable:
@@ -38,128 +82,300 @@ _RUNNER_TYPES = [
     np.dtypes.Int64DType,
     np._core.multiarray._reconstruct,
     np._core.multiarray.scalar,
+    argparse.Namespace,  # the arguments of a training script: attributes, and nothing to call
 ]
 
 
-def read_checkpoint(filename: str | Path, map_location: str = 'cpu') -> dict[str, Any]:
-    """Load a local checkpoint with ``weights_only=True`` and a short list of allowed types.
-
-    Args:
-        filename (str | Path): Local file written by ``torch.save``.
-        map_location (str): Device of the tensors. Defaults to 'cpu'.
+def require_file(filename: str | Path) -> Path:
+    """The local file that a checkpoint is read from.
 
     Raises:
-        InputError: If the file does not exist.
+        InputError: If it does not exist, or is an address or the name of a hub.
+    """
+    path = Path(filename).expanduser()
+    if path.is_file():
+        return path
+    if '://' in str(filename) or not (path.exists() or path.suffix in _SUFFIXES):
+        raise InputError(
+            f'checkpoint {filename} is not local, and nothing is downloaded while training: '
+            'download it, and give the file'
+        )
+    raise InputError(
+        f'checkpoint {filename} {"is a folder: give a file" if path.exists() else "does not exist"}'
+    )
+
+
+def read_checkpoint(filename: str | Path, map_location: str = 'cpu') -> dict[str, Any]:
+    """Read a local checkpoint as data; nothing in it is executed.
+
+    Args:
+        filename (str | Path): Local file: of ``torch.save``, read by ``weights_only=True`` with a
+            short list of allowed types, ``.safetensors``, or ``.npz``.
+        map_location (str): Device of the tensors. Defaults to 'cpu'.
+
+    Returns:
+        dict[str, Any]: Its content; of the last two kinds the tensors by their names.
+
+    Raises:
+        InputError: If the file does not exist, or is an address or the name of a hub.
         InputError: If it is not a checkpoint, is damaged, or holds anything but data.
     """
-    filename = Path(filename).expanduser()
-    if not filename.is_file():
-        raise InputError(f'checkpoint {filename} does not exist')
+    path = require_file(filename)
     try:
+        if path.suffix == '.safetensors':
+            from safetensors.torch import load_file  # timm brings it; castling_det does without
+
+            return load_file(path, device=str(map_location))
+        if path.suffix == '.npz':
+            with np.load(path, allow_pickle=False) as arrays:
+                return {key: torch.tensor(arrays[key], device=map_location) for key in arrays.files}
         with torch.serialization.safe_globals(_RUNNER_TYPES):
-            checkpoint = torch.load(filename, map_location=map_location, weights_only=True)
-    except Exception as error:  # what the unpickler raises on other bytes has no common type
-        detail = str(error).rpartition('WeightsUnpickler error: ')[2].strip()
-        reason = f'{type(error).__name__}: {detail}'.splitlines()[0]
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # what readers raise on other bytes has no common type
+        if called := re.search(r'\bGLOBAL (\S+)', str(error)):
+            name = called[1] if '.' in called[1] else f'builtins.{called[1]}'
+            raise InputError(
+                f'{filename} holds more than data and is not read: it wants to call {name}, which '
+                'can do anything; take the weights from a source that gives them as .safetensors'
+            ) from error
+        detail = str(error).rpartition('WeightsUnpickler error: ')[2].strip().partition('\n')[0]
         raise InputError(
-            f'{filename} is damaged or holds more than data, and is not read: {reason}'
+            f'{filename} is damaged or no checkpoint: {type(error).__name__}: {detail}'
         ) from error
     if not isinstance(checkpoint, dict):
         raise InputError(f'{filename} holds a {type(checkpoint).__name__}, not a checkpoint')
     return checkpoint
 
 
-def weights_of(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights in a checkpoint: of mm libraries, of others (``model``), or all that it is.
-
-    Those of a Runner with EMA are the averaged ones, which are what is evaluated.
-    """
-    return checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
-
-
 def refuse_unsafe_checkpoints() -> None:
     """Make every load of mmengine's Runner go through :func:`read_checkpoint`.
 
     mmengine's own loaders fall back to, or start with, ``weights_only=False``, which executes a
-    pickle's code. Those of remote schemes (http, s3, ...) are replaced by an error that says so.
+    pickle's code. Remote schemes (http, s3, ...) are read by none.
     """
 
-    def refuse(filename: str, map_location: str | None = None) -> NoReturn:
-        raise InputError(f'{filename} is not local: download it, check it, and give the file')
-
-    for scheme in list(CheckpointLoader._schemes):
-        CheckpointLoader.register_scheme(scheme, refuse, force=True)
-
-    def load_from_local(filename: str, map_location: str | None) -> dict[str, Any]:
+    def load(filename: str, map_location: str | None = None) -> dict[str, Any]:
         return read_checkpoint(filename, map_location or 'cpu')
 
-    CheckpointLoader.register_scheme('', load_from_local, force=True)
+    for scheme in ['', *CheckpointLoader._schemes]:
+        CheckpointLoader.register_scheme(scheme, load, force=True)
 
 
-def check_fit(
-    weights: Mapping[str, Tensor], model: nn.Module, filename: str | Path
-) -> tuple[str, str]:
-    """Compare a state dict with the model that is to load it, by key and shape.
-
-    What a model renames while it loads counts as missing and unexpected.
+def weights_of(checkpoint: Mapping[str, Any], filename: str | Path) -> StateDict:
+    """The weights in a checkpoint, under ``state_dict``, ``model`` or the like, or all that it is.
 
     Args:
-        weights (Mapping[str, Tensor]): The state dict of a checkpoint.
-        model (nn.Module): Receives it afterwards; may be wrapped.
-        filename (str | Path): Of the checkpoint, for the messages.
+        checkpoint (Mapping): As :func:`read_checkpoint` returns it.
+        filename (str | Path): For the message.
 
     Returns:
-        tuple[str, str]: A sentence that counts the keys, and one that says what does not fit,
-        empty if all do.
+        OrderedDict[str, Tensor]: By keys without the prefixes of wrappers; averages, if there are.
 
     Raises:
-        InputError: If no key fits.
+        InputError: If it holds no tensor.
     """
-    theirs = {k.removeprefix('module.'): v for k, v in weights.items() if isinstance(v, Tensor)}
-    ours = {k.removeprefix('module.'): v for k, v in model.state_dict().items()}
-    if not theirs:
-        raise InputError(f'{filename} holds no weights, but {", ".join(list(weights)[:5])}')
-    shared = theirs.keys() & ours.keys()
-    reshaped = [key for key in ours if key in shared and theirs[key].shape != ours[key].shape]
-    if len(shared) == len(reshaped):
+    inside = (checkpoint.get(key) for key in _CONTAINERS)
+    stored = next((each for each in inside if isinstance(each, Mapping)), checkpoint)
+    weights = OrderedDict((_bare(key), v) for key, v in stored.items() if isinstance(v, Tensor))
+    if not weights:
+        raise InputError(f'{filename} holds no weights, but {", ".join(list(stored)[:5])}')
+    weights._metadata = getattr(stored, '_metadata', OrderedDict())  # versions of its modules
+    return weights
+
+
+def load_weights(
+    model: nn.Module,
+    filename: str | Path,
+    convert: Callable[[StateDict], StateDict] = OrderedDict,
+    strict: bool = True,
+    prefix: str = '',
+) -> dict[str, Any]:
+    """Load a file into a model: whole, or not at all with an error that names what does not fit.
+
+    Args:
+        model (nn.Module): Receives the weights; may be wrapped.
+        filename (str | Path): As for :func:`read_checkpoint`.
+        convert (Callable): From the file's key layout to the model's; a key without a counterpart
+            keeps its name. Defaults to the same layout.
+        strict (bool): As for :func:`fit_weights`; what it allows is logged. Defaults to True.
+        prefix (str): Only keys below it are used, without it ('backbone' for a detector's file).
+
+    Returns:
+        dict[str, Any]: All that the file holds.
+
+    Raises:
+        InputError: If the file is not read, or does not fit.
+    """
+    checkpoint = read_checkpoint(filename)
+    weights = weights_of(checkpoint, filename)
+    if prefix:
+        stem = prefix.rstrip('.') + '.'
+        below = {k.removeprefix(stem): v for k, v in weights.items() if k.startswith(stem)}
+        if not below:
+            firsts = sorted({key.partition('.')[0] for key in weights})
+            raise InputError(
+                f'{filename} has no keys that start with {stem} (prefix), but with '
+                f'{", ".join(firsts[:6])}'
+            )
+        weights = below
+    weights, report = fit_weights(model, convert(weights), filename, strict)
+    names = {_bare(key): key for key in model.state_dict()}
+    model.load_state_dict({names[key]: value for key, value in weights.items()}, strict=False)
+    if not strict:
+        MMLogger.get_current_instance().info(report)
+    return checkpoint
+
+
+def fit_weights(
+    model: nn.Module, weights: StateDict, filename: str | Path, strict: bool
+) -> tuple[StateDict, str]:
+    """Compare weights with the model that is to load them, by key and shape.
+
+    Args:
+        model (nn.Module): May be wrapped. What it renames while it loads does not fit.
+        weights (StateDict): By the model's keys, as :func:`weights_of` gives them.
+        filename (str | Path): For the messages.
+        strict (bool): Whether everything has to fit, to test a model and to go on with a training.
+            A training that starts may have new convolutions of the attention, and heads of other
+            classes; of the file it may leave heads, logit biases of softmax, what MAE and
+            distillation add, and blocks after the last that is built. Grids of positions are
+            resized then.
+
+    Returns:
+        tuple[StateDict, str]: The weights that are to be loaded, and a line for the log.
+
+    Raises:
+        InputError: Naming what the file does not fill, what of it the model lacks, and shapes.
+    """
+    own = {_bare(key): value.shape for key, value in model.state_dict().items()}
+    if not own.keys() & weights.keys():
         raise InputError(
-            f'{filename} is of another model: none of its {len(theirs)} keys (as '
-            f"{next(iter(theirs))}) fits one of the {len(ours)} of the config's model (as "
-            f'{next(iter(ours))}); give the config that it was trained with'
+            f'{filename} is of another model: none of its {len(weights)} keys ({_named(weights)}) '
+            f'is one of the {len(own)} of {type(model).__name__} ({_listed(own)}); give the config '
+            'that it was trained with, or, for the backbone in a file of a whole model, its prefix '
+            "in init_cfg, as prefix='backbone'"
         )
-    counts = (
-        f'{filename}: {len(shared) - len(reshaped)} keys matched, '
-        f'{_count(ours.keys() - shared)} missing, {_count(theirs.keys() - shared)} unexpected, '
-        f'{len(reshaped)} of another shape'
-    )
-    shapes = '; '.join(
-        f'{key} has {tuple(theirs[key].shape)} where the model has {tuple(ours[key].shape)}'
-        for key in reshaped[:4]
-    )
-    faults = [
-        f'{_count(keys)} {what}'
+    found = {key: weights[key] for key in own if key in weights}
+    if not strict:
+        found = {key: _on_grid(key, value, own[key]) for key, value in found.items()}
+    reshaped = [key for key, value in found.items() if value.shape != own[key]]
+    missing = [key for key in own if key not in found and not key.endswith(_COUNTERS)]
+    left = [key for key in weights if key not in found and not key.endswith(_COUNTERS)]
+    report = [f'{filename}: {len(found) - len(reshaped)} of {len(own)} weights of the model filled']
+    fitting = OrderedDict((key, found[key]) for key in found if key not in reshaped)
+    fitting._metadata = getattr(weights, '_metadata', OrderedDict())
+    if not strict:
+        convs, missing = _parted(missing, lambda key: key.endswith(_CONV))
+        new_heads, missing = _parted(missing, _HEADS.match)
+        other_heads, reshaped = _parted(reshaped, _HEADS.match)
+        later, left = _parted(left, lambda key: _is_later(key, own))
+        takes_biases = any(key.endswith(_BIASES) for key in own)
+        biases, left = _parted(left, lambda key: key.endswith(_BIASES) and not takes_biases)
+        unused, left = _parted(left, _ENDS.match)
+        new_heads += other_heads
         for keys, what in (
-            (ours.keys() - shared, 'missing'),
-            (theirs.keys() - shared, 'unexpected'),
-        )
-        if keys
-    ]
-    if reshaped:
-        faults.append(f'{len(reshaped)} of another shape: {shapes}{"; ..." * (len(reshaped) > 4)}')
+            (convs, 'convolutions of the attention are new'),
+            (new_heads, f'of heads are new ({_listed(new_heads)})'),
+            (biases, 'logit biases of the file are not used'),
+            (later, f'of blocks after the last that is built are not used ({_blocks(later)})'),
+            (unused, f'others of the file are not used ({_listed(unused)})'),
+        ):
+            report += [f'{len(keys)} {what}'] if keys else []
+        report += [
+            f'{key} is resized from {_grid(weights[key])} to {_grid(value)}'
+            for key, value in fitting.items()
+            if value.shape != weights[key].shape
+        ]
+    shapes = dict.fromkeys(_other_shape(key, found[key].shape, own[key]) for key in reshaped)
+    faults = [f'the model lacks {_named(left)}'] if left else []
+    faults += [f'the file lacks {_listed(missing)}'] if missing else []
+    faults += list(shapes)[:4]
     if not faults:
-        return counts, ''
-    remedy = 'give the config that it was trained with'
-    if reshaped:
-        remedy = f'set num_classes as in the config that it was trained with, or {remedy}'
-    return counts, (
-        f'{filename} does not fit the config, of its keys {", ".join(faults)}; {remedy}, or train '
-        f'anew from what fits by load_from'
+        return fitting, '; '.join(report)
+    if strict:
+        remedy = (
+            'give the config that it was trained with, its num_classes too; a training with other '
+            'heads starts from it by load_from'
+        )
+    elif any(key.startswith('backbone.') for key in own):
+        remedy = 'load_from takes other heads alone; a file of the backbone goes to its init_cfg'
+    elif set(missing) <= _SWITCHES.keys() and not (left or reshaped):
+        remedy = f'set {" and ".join(dict.fromkeys(_SWITCHES[key] for key in missing))}'
+    else:
+        remedy = 'take a file of this architecture (docs/weights.md), and its arch'
+    raise InputError(
+        f'{filename} does not fit {type(model).__name__}: {"; ".join(faults)}; {remedy}'
     )
 
 
-def _count(keys: Set[str]) -> str:
-    """The number of keys, with the first as an example."""
-    return f'{len(keys)} ({min(keys)}, ...)' if keys else '0'
+def _bare(key: str) -> str:
+    """A key without what DistributedDataParallel, averages and torch.compile put into it."""
+    return key.replace('_orig_mod.', '').removeprefix('module.')
+
+
+def _on_grid(key: str, value: Tensor, shape: torch.Size) -> Tensor:
+    """Resized, if it is a weight on a grid and differs from the shape in its grid alone."""
+    for end, how in _GRIDS.items():
+        if key.endswith(end) and value.shape[:-2] == shape[:-2] and value.shape != shape:
+            channels = value.float().reshape(1, -1, *value.shape[-2:])
+            return F.interpolate(channels, shape[-2:], **how).reshape(shape)
+    return value
+
+
+def _grid(value: Tensor) -> str:
+    return 'x'.join(map(str, value.shape[-2:]))
+
+
+def _is_later(key: str, own: Iterable[str]) -> bool:
+    """Whether a key of the file is of a block after the last that the model has."""
+    block = _BLOCK.match(key)
+    ours = (each for each in map(_BLOCK.match, own) if each and block)
+    numbers = [int(each['number']) for each in ours if each['stack'] == block['stack']]
+    return block is not None and int(block['number']) > max(numbers, default=-1)
+
+
+def _blocks(keys: Iterable[str]) -> str:
+    return ', '.join(dict.fromkeys(_BLOCK.match(key)[0].rstrip('.') for key in keys))
+
+
+def _parted(keys: Iterable[str], is_first: Callable[[str], bool]) -> tuple[list[str], list[str]]:
+    first = [key for key in keys if is_first(key)]
+    return first, [key for key in keys if key not in first]
+
+
+def _pattern(key: str) -> str:
+    return '.'.join('*' if part.isdigit() else part for part in key.split('.'))
+
+
+def _listed(keys: Iterable[str], most: int = 4) -> str:
+    """The keys, those of different blocks as one, and weight and bias of a layer too."""
+    patterns = dict.fromkeys(map(_pattern, keys))
+    layers = {each.removesuffix('.bias') for each in patterns if each.endswith('.bias')}
+    names = {}
+    for each in patterns:
+        layer = each.removesuffix('.weight').removesuffix('.bias')
+        both = layer in layers and f'{layer}.weight' in patterns
+        names[layer if both else each] = None
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return ', '.join(list(names)[:most]) + more
+
+
+def _named(keys: Iterable[str]) -> str:
+    """The keys with the words for the parts that they are of, as far as there are."""
+    names, rest = [], list(keys)
+    for words, pattern in _FOREIGN.items():
+        found = [key for key in rest if re.search(pattern, key)]
+        rest = [key for key in rest if key not in found]
+        names += [f'{words} ({_listed(found)})'] if found else []
+    return ', '.join([*names, _listed(rest)] if rest else names)
+
+
+def _other_shape(key: str, theirs: torch.Size, ours: torch.Size) -> str:
+    if key.endswith('embed.proj.weight') and theirs[2:] != ours[2:]:
+        return f'the file has patch size {theirs[-1]}, and only {ours[-1]} is read'
+    if key.endswith('embed.pos_embed') and len(theirs) == 3:
+        return f'its positions, {theirs[-1]} without that of the class token, are no square grid'
+    return f'{_pattern(key)} has {tuple(theirs)} where the model has {tuple(ours)}'
 
 
 @contextmanager

@@ -1,4 +1,7 @@
+import argparse
+import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +13,18 @@ from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
+from safetensors.torch import save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from castling_det.checkpoint import (
     atomic_write,
-    check_fit,
+    fit_weights,
+    load_weights,
     read_checkpoint,
     refuse_unsafe_checkpoints,
     require_writable,
+    weights_of,
     write_whole,
 )
 from castling_det.errors import InputError
@@ -59,7 +66,7 @@ def test_the_malicious_file_works(malicious):
 
 def test_malicious_pickle_is_not_executed(malicious):
     path, target = malicious
-    with pytest.raises(ValueError, match=r'malicious\.pth.*more than data.*Path'):
+    with pytest.raises(ValueError, match=r'malicious\.pth .* wants to call pathlib\.Path'):
         read_checkpoint(path)
     assert not target.exists()
 
@@ -68,13 +75,41 @@ def test_malicious_pickle_is_not_executed_by_mmengine(malicious, restored_loader
     path, target = malicious
     refuse_unsafe_checkpoints()
     refuse_unsafe_checkpoints()
-    with pytest.raises(ValueError, match=r'malicious\.pth.*more than data.*Path'):
+    with pytest.raises(ValueError, match=r'malicious\.pth .* wants to call pathlib\.Path'):
         CheckpointLoader.load_checkpoint(str(path))
     assert not target.exists()
     path = path.with_name('good.pth')
     torch.save({'weight': torch.ones(2)}, path)
     loaded = CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
     assert torch.equal(loaded['weight'], torch.ones(2))
+
+
+class Call:
+    """Calls a function when a pickle that holds it is executed."""
+
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+@pytest.mark.parametrize(
+    ('call', 'name'),
+    [
+        ((os.system, ('true',)), rf'{os.system.__module__}\.system'),
+        ((eval, ('1',)), r'builtins\.eval'),
+        ((torch.load, ('a.pth',)), r'torch\.serialization\.load'),
+    ],
+)
+def test_the_sentence_names_what_a_pickle_wants_to_call(tmp_path, call, name, zipped):
+    """And does not repeat torch's advice, to switch `weights_only` off or to allow the function."""
+    path = tmp_path / 'a.pth'
+    torch.save(dict(args=Call(*call)), path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError, match=f'it wants to call {name}, ') as error:
+        read_checkpoint(path)
+    assert not re.search('weights_only|safe_globals|trust', str(error.value))
 
 
 def test_malicious_legacy_pickle_is_not_executed(tmp_path):
@@ -160,9 +195,10 @@ def test_bare_tensor_is_not_a_checkpoint(tmp_path):
 
 
 def test_missing_file(tmp_path):
-    for path in (tmp_path / 'absent.pth', tmp_path):
-        with pytest.raises(InputError, match='does not exist'):
-            read_checkpoint(path)
+    with pytest.raises(InputError, match=r'absent\.pth does not exist'):
+        read_checkpoint(tmp_path / 'absent.pth')
+    with pytest.raises(InputError, match='is a folder: give a file'):
+        read_checkpoint(tmp_path)
 
 
 class Toy(BaseModel):
@@ -244,65 +280,133 @@ def test_runner_checkpoint(tmp_path, restored_loader, optimizer):
     assert final['meta']['iter'] == 4 and final['meta']['epoch'] == 2
 
 
-@pytest.mark.parametrize('filename', ['https://a.b/c.pth', 's3://a/b.pth', 'torchvision://vgg'])
-def test_remote_checkpoints_are_refused(restored_loader, filename):
+@pytest.mark.parametrize(
+    'filename',
+    [
+        'https://a.b/c.pth',
+        's3://a/b.pth',
+        'torchvision://vgg',
+        'open-mmlab://vgg',
+        'hf-hub://a/b',
+        'timm/vit_small_patch16_224.augreg_in1k',
+    ],
+)
+def test_what_is_not_local_is_refused(restored_loader, filename):
     refuse_unsafe_checkpoints()
-    with pytest.raises(ValueError, match=f'{filename} is not local'):
-        CheckpointLoader.load_checkpoint(filename)
+    for read in (read_checkpoint, CheckpointLoader.load_checkpoint):
+        with pytest.raises(InputError, match=f'{filename} is not local, .* download it, and give'):
+            read(filename)
 
 
-def test_fit_counts_keys_and_shapes():
+def test_everything_that_does_not_fit_is_named():
     model = Toy()
     weights = model.state_dict()
-    total = len(weights)
     weights['net.2.weight'] = torch.ones(7, 4)
     del weights['net.0.bias']
-    weights['ema.steps'] = torch.tensor(3)
     weights['net.9.weight'] = torch.ones(1)
-    counts, misfit = check_fit(weights, model, 'a.pth')
-    assert counts == (
-        f'a.pth: {total - 2} keys matched, 1 (net.0.bias, ...) missing, 2 (ema.steps, ...) '
-        f'unexpected, 1 of another shape'
+    with pytest.raises(InputError) as error:
+        fit_weights(model, weights, 'a.pth', strict=True)
+    assert str(error.value) == (
+        'a.pth does not fit Toy: the model lacks net.*.weight; the file lacks net.*.bias; '
+        'net.*.weight has (7, 4) where the model has (1, 4); give the config that it was '
+        'trained with, its num_classes too; a training with other heads starts from it by load_from'
     )
-    assert 'a.pth' in misfit and 'net.2.weight has (7, 4) where the model has (1, 4)' in misfit
-    assert '1 (net.0.bias, ...) missing, 2 (ema.steps, ...) unexpected, 1 of another' in misfit
-    assert 'set num_classes as in the config' in misfit
 
 
+@pytest.mark.parametrize('strict', [True, False])
 @pytest.mark.parametrize('gone', ['net.0.bias', 'net.2.weight'])
-def test_missing_and_unexpected_keys_do_not_fit(gone):
+def test_missing_and_unexpected_keys_do_not_fit(gone, strict):
     whole, part = Toy().state_dict(), Toy().state_dict()
     del part[gone]
-    _, misfit = check_fit(part, Toy(), 'a.pth')
-    assert f'of its keys 1 ({gone}, ...) missing; give the config' in misfit
-    _, misfit = check_fit(whole | {'net.9.bias': torch.ones(1)}, Toy(), 'a.pth')
-    assert 'of its keys 1 (net.9.bias, ...) unexpected; give the config' in misfit
+    with pytest.raises(InputError, match=r'the file lacks net\.\*\.'):
+        fit_weights(Toy(), part, 'a.pth', strict)
+    with pytest.raises(InputError, match=r'the model lacks net\.\*\.weight'):
+        fit_weights(Toy(), whole | {'net.9.weight': torch.ones(1)}, 'a.pth', strict)
 
 
 def test_fit_of_its_own_weights_wrapped_or_not():
+    """By DistributedDataParallel's prefix, torch.compile's, both, and an average's."""
     model = Toy()
     total = len(model.state_dict())
-    for theirs in (model, nn.DataParallel(model)):
-        for ours in (model, nn.DataParallel(model)):
-            counts, misfit = check_fit(theirs.state_dict(), ours, 'a.pth')
-            assert counts == (
-                f'a.pth: {total} keys matched, 0 missing, 0 unexpected, 0 of another shape'
-            )
-            assert not misfit
+    wrapped = [model, nn.DataParallel(model), torch.compile(model)]
+    wrapped.append(torch.compile(nn.DataParallel(model)))
+    for theirs in (*wrapped, AveragedModel(model)):
+        for ours in wrapped:
+            weights = weights_of(dict(state_dict=theirs.state_dict()), 'a.pth')
+            found, report = fit_weights(ours, weights, 'a.pth', strict=True)
+            assert report == f'a.pth: {total} of {total} weights of the model filled'
+            assert list(found) == list(model.state_dict())
 
 
 @pytest.mark.parametrize(
     ('weights', 'message'),
     [
-        ({'stem.weight': torch.ones(3)}, r'a\.pth.*as stem\.weight.*as net\.0\.weight'),
-        ({'net.0.weight': torch.ones(3)}, r'a\.pth is of another model'),
+        ({'stem.weight': torch.ones(3)}, r'a\.pth .*1 keys \(stem\.weight\).*Toy \(net\.\*'),
         ({'epoch': 3, 'optimizer': {}}, r'a\.pth holds no weights, but epoch, optimizer'),
         ({}, r'a\.pth holds no weights'),
     ],
 )
 def test_nothing_that_fits(weights, message):
     with pytest.raises(ValueError, match=message):
-        check_fit(weights, Toy(), 'a.pth')
+        fit_weights(Toy(), weights_of(weights, 'a.pth'), 'a.pth', strict=False)
+
+
+def random_toy(seed):
+    torch.manual_seed(seed)
+    return Toy().state_dict()
+
+
+@pytest.mark.parametrize(
+    'container',
+    [
+        lambda weights, other: dict(weights),
+        lambda weights, other: dict(state_dict=weights, ema_state_dict=other),
+        lambda weights, other: dict(state_dict=other, state_dict_ema=weights),
+        lambda weights, other: dict(model=weights, model_ema=None, epoch=3),
+        lambda weights, other: dict(model=other, model_ema=weights),
+        lambda weights, other: dict(student=other, teacher=weights),
+        lambda weights, other: dict(model=weights, args=argparse.Namespace(lr=0.1, data='a')),
+        lambda weights, other: {f'module.{key}': value for key, value in weights.items()},
+    ],
+)
+def test_containers(tmp_path, container):
+    """Averages are taken; the arguments of a training script are data."""
+    weights, path = random_toy(1), tmp_path / 'a.pth'
+    torch.save(container(weights, random_toy(2)), path)
+    model = Toy()
+    load_weights(model, path)
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+
+
+def test_other_file_formats(tmp_path):
+    weights, model = random_toy(1), Toy()
+    save_file(weights, tmp_path / 'a.safetensors')
+    np.savez(tmp_path / 'a.npz', **{key: value.numpy() for key, value in weights.items()})
+    for name in ('a.safetensors', 'a.npz'):
+        for value in model.state_dict().values():
+            value.zero_()
+        load_weights(model, tmp_path / name)
+        assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-9])
+        with pytest.raises(InputError, match=f'{name} is damaged'):
+            load_weights(model, tmp_path / name)
+
+
+def test_pickles_in_arrays_are_not_executed(tmp_path):
+    target = tmp_path / 'executed'
+    np.savez(tmp_path / 'a.npz', weight=np.array([Malice(target)], dtype=object))
+    with pytest.raises(InputError, match=r'a\.npz is damaged or no checkpoint'):
+        read_checkpoint(tmp_path / 'a.npz')
+    assert not target.exists()
+
+
+def test_nothing_is_loaded_where_not_all_fits(tmp_path):
+    path, model = tmp_path / 'a.pth', Toy()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    torch.save(random_toy(1) | {'net.2.bias': torch.ones(3)}, path)
+    with pytest.raises(InputError, match=r'a\.pth does not fit Toy'):
+        load_weights(model, path, strict=False)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_file_is_replaced_whole(tmp_path):

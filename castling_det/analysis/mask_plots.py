@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from castling_det.analysis.train_log import read_log
 from castling_det.castling import castling_attentions
-from castling_det.checkpoint import read_checkpoint, weights_of
+from castling_det.checkpoint import load_weights
 from castling_det.configs import build_model, input_shape
 from castling_det.errors import InputError
 from castling_det.models.attention import CastlingAttention, Grid
@@ -82,13 +82,8 @@ def load_run(work_dir: str | Path) -> tuple[Config, nn.Module]:
         names = ', '.join(config.name for config in configs)
         raise InputError(f'{work_dir} holds several configs, leave one: {names}')
     cfg = Config.fromfile(configs[0])
-    checkpoint = work_dir / Path(last.read_text().strip()).name
-    weights = weights_of(read_checkpoint(checkpoint))
     model = build_model(cfg)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise InputError(f'{checkpoint} does not fit {configs[0]}') from error
+    load_weights(model, work_dir / Path(last.read_text().strip()).name)
     return cfg, model.eval()
 
 

@@ -15,6 +15,7 @@ from mmengine.registry import METRICS, DefaultScope
 from mmengine.runner import FlexibleRunner, Runner
 from torch.utils.data import DataLoader
 
+from castling_det.checkpoint import require_file
 from castling_det.configs import UNKNOWN_TYPE, errors_with_place, paths, type_name, unwrap
 from castling_det.errors import InputError
 
@@ -214,15 +215,13 @@ def check_evaluator(cfg: Config, split: str) -> None:
 
 
 def check_checkpoint(filename: str | Path | None) -> None:
-    """Refuse a local checkpoint that is not there.
+    """Refuse a checkpoint that is not there, or not local.
 
     Raises:
         InputError: Naming it.
     """
-    if filename is None or '://' in str(filename):
-        return
-    if not Path(filename).expanduser().is_file():
-        raise InputError(f'checkpoint {filename} does not exist')
+    if filename is not None:
+        require_file(filename)
 
 
 def _fault(cfg: Config, keys: tuple[str, ...], arguments_of: dict) -> str | None:

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from torch import nn
 
 from castling_det.castling import castle
-from castling_det.checkpoint import atomic_write, read_checkpoint, weights_of
+from castling_det.checkpoint import atomic_write, load_weights, require_file
 from castling_det.configs import build_model, type_name
 from castling_det.errors import InputError
 from castling_det.models.attention import MaskedSoftmax
@@ -74,7 +73,7 @@ def castle_checkpoint(
         InputError: If it is not read safely or does not fit the config, or if the config's model
             has no CastlingAttention or does not name it.
     """
-    trained = read_checkpoint(checkpoint)
+    require_file(checkpoint)
     castled_cfg = inference_config(cfg)
     model = build_model(castled_cfg)
     if any(isinstance(module, MaskedSoftmax) for module in model.modules()):
@@ -86,7 +85,7 @@ def castle_checkpoint(
         castle(model)
     except InputError as error:
         raise InputError(f'{cfg.filename}: {error}') from error
-    _load(model, weights_of(trained), checkpoint, cfg.filename)
+    trained = load_weights(model, checkpoint)
 
     text = castled_cfg.pretty_text
     meta = {key: value for key, value in trained.get('meta', {}).items() if key in _KEPT_META}
@@ -126,11 +125,3 @@ def inference_config(cfg: Config) -> Config:
     drop_aux(cfg.model)
     cfg.load_from, cfg.resume = None, False
     return cfg
-
-
-def _load(model: nn.Module, weights: dict, checkpoint: str | Path, config: str) -> None:
-    try:
-        model.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        reason = ' '.join(str(error).split())
-        raise InputError(f'{checkpoint} does not fit {config}: {reason[:300]}') from error

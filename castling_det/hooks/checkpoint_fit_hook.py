@@ -2,10 +2,10 @@
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from mmengine.runner.checkpoint import find_latest_checkpoint
 
-from castling_det.checkpoint import check_fit
+from castling_det.checkpoint import fit_weights, weights_of
 from castling_det.errors import InputError
 
 
@@ -17,34 +17,27 @@ def refuse_other_checkpoints(runner: Runner) -> None:
 
 @HOOKS.register_module()
 class CheckpointFitHook(Hook):
-    """Count the keys of a checkpoint that fit before mmengine loads it, which only warns.
+    """Compare a checkpoint with the model before mmengine loads it, which only warns.
 
-    A training may start from weights of which some are missing or have another shape, as a head of
-    other classes: the log names them. To go on with a training, and to test, all have to fit. A
-    file that is a bare state dict becomes the ``state_dict`` that ``EMAHook`` looks for.
+    Averages, a bare state dict and the keys of wrapped models become the ``state_dict`` that
+    mmengine and ``EMAHook`` load. To test, and to go on with a training, everything has to fit; a
+    training that starts may have other heads and new convolutions of the attention.
 
     Raises:
-        InputError: If no key fits, or not all do and the checkpoint is resumed or tested.
+        InputError: If the checkpoint does not fit, or holds no training to go on with.
     """
 
     priority = 'VERY_HIGH'  # before EMAHook, which loads the weights too
 
-    def __init__(self) -> None:
-        self.misfit = ''
-
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         filename = runner._load_from or find_latest_checkpoint(runner.work_dir)
-        if 'state_dict' not in checkpoint:
-            weights = dict(checkpoint)
-            checkpoint.clear()
-            checkpoint['state_dict'] = weights
-        counts, self.misfit = check_fit(checkpoint['state_dict'], runner.model, filename)
-        runner.logger.info(counts)
-        if self.misfit and runner._resume:
-            raise InputError(self.misfit)
-        if self.misfit:
-            runner.logger.warning(self.misfit)
-
-    def before_test(self, runner: Runner) -> None:
-        if self.misfit and runner.iter == 0:  # else it has been trained since
-            raise InputError(self.misfit)
+        lacking = {'meta', 'message_hub', 'optimizer'} - checkpoint.keys()
+        if runner._resume and lacking:
+            raise InputError(
+                f'{filename} holds no training to go on with (no {", ".join(sorted(lacking))}): '
+                'start one from its weights by --cfg-options load_from=FILE'
+            )
+        weights = weights_of(checkpoint, filename)
+        strict = runner._resume or not isinstance(runner._train_loop, BaseLoop)
+        checkpoint['state_dict'], report = fit_weights(runner.model, weights, filename, strict)
+        runner.logger.info(report)

@@ -10,12 +10,11 @@ from mmdet.structures import DetDataSample
 from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
-from mmengine.runner import load_state_dict
 from mmengine.structures import BaseDataElement
 from numpy import ndarray
 
 from castling_det.castling import castling_attentions
-from castling_det.checkpoint import check_fit, read_checkpoint, weights_of
+from castling_det.checkpoint import load_weights
 from castling_det.configs import build_model, type_name
 from castling_det.errors import InputError
 from castling_det.inference.frames import Frame
@@ -66,16 +65,9 @@ class TrainedModel(Predictor):
     def __init__(self, cfg: Config, checkpoint: str | Path, device: str = 'cpu') -> None:
         if device.startswith('cuda') and not torch.cuda.is_available():
             raise InputError(f'device {device}: torch finds no GPU here; take --device cpu')
-        content = read_checkpoint(checkpoint)
-        weights = weights_of(content)
         init_default_scope(cfg.get('default_scope', 'mmdet'))
         self.model = build_model(cfg)
-        _, misfit = check_fit(weights, self.model, checkpoint)
-        if misfit:
-            raise InputError(misfit)
-        load_state_dict(
-            self.model, {key.removeprefix('module.'): value for key, value in weights.items()}
-        )
+        content = load_weights(self.model, checkpoint)
         dataset = dict(deepcopy(cfg.test_dataloader.dataset), lazy_init=True)
         trained_on = content.get('meta', {}).get('dataset_meta', {})
         self.dataset_meta = DATASETS.build(dataset).metainfo | trained_on

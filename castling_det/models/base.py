@@ -3,10 +3,12 @@
 from collections.abc import Iterable
 from typing import Self
 
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit, initialize
+from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
-from castling_det.models.pretrained import load_pretrained
+from castling_det.checkpoint import load_weights
+from castling_det.errors import InputError
 
 
 class CastlingBackbone(BaseModule):
@@ -16,10 +18,11 @@ class CastlingBackbone(BaseModule):
 
     Args:
         frozen_stages (int): How many of :meth:`parts` are frozen, less one: -1 trains all.
-        init_cfg (dict, optional): ``dict(type='Pretrained', checkpoint=FILE, prefix=...)``.
+        init_cfg (dict | list[dict], optional): ``dict(type='Pretrained', checkpoint=FILE,
+            prefix=...)``; others are mmengine's.
     """
 
-    def __init__(self, frozen_stages: int, init_cfg: dict | None) -> None:
+    def __init__(self, frozen_stages: int, init_cfg: dict | list[dict] | None) -> None:
         super().__init__(init_cfg)
         self.frozen_stages = frozen_stages
 
@@ -33,13 +36,21 @@ class CastlingBackbone(BaseModule):
         raise NotImplementedError
 
     def init_weights(self) -> None:
-        """Load ``init_cfg``'s file, in any layout that is known, and log how many keys matched."""
-        if self.init_cfg is None or self.init_cfg['type'] != 'Pretrained':
+        """Load ``init_cfg``'s file, in any layout that is known, and log what was new or left.
+
+        Raises:
+            InputError: If the file is not read or does not fit, or if there are several.
+        """
+        cfgs = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg or {}]
+        files = [cfg for cfg in cfgs if cfg.get('type') in ('Pretrained', PretrainedInit)]
+        if not files:
             super().init_weights()
             return
-        load_pretrained(
-            self, self.init_cfg['checkpoint'], self.init_cfg.get('prefix', ''), self.convert
-        )
+        if len(files) > 1:
+            raise InputError(f'init_cfg has {len(files)} of type Pretrained, which exclude another')
+        initialize(self, [cfg for cfg in cfgs if cfg not in files])
+        file = WEIGHT_INITIALIZERS.build(files[0])
+        load_weights(self, file.checkpoint, self.convert, strict=False, prefix=file.prefix or '')
 
     def train(self, mode: bool = True) -> Self:
         """As any module's, but frozen parts stay in eval mode; returns the backbone."""

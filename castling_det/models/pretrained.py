@@ -1,246 +1,242 @@
-"""Checkpoint layouts of other libraries, and the loading of a local file into a backbone."""
+"""Key layouts of other libraries, and how ours is made of them: lists of renamed parts."""
 
 import math
-import re
-from collections import defaultdict
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
-from mmengine.logging import MMLogger
-from torch import Tensor, nn
+from torch import Tensor
 
-from castling_det.checkpoint import read_checkpoint, weights_of
-from castling_det.errors import InputError
+StateDict = Mapping[str, Tensor]
+Renames = tuple[tuple[str, str], ...]  # old and new part of a key, one after the other
 
-StateDict = dict[str, Tensor]
-
-# Parts of a LeViT block: the authors', timm's and transformers' names for ours.
-_LEVIT_PARTS = {
-    'qkv': 'attn.qkv',
-    'queries_keys_values': 'attn.qkv',
-    'kv': 'attn.kv',
-    'keys_values': 'attn.kv',
-    'q.1': 'attn.q',
-    'q.ln': 'attn.q',
-    'queries': 'attn.q',
-    'proj.1': 'attn.proj',
-    'proj.ln': 'attn.proj',
-    'projection': 'attn.proj',
-    '0': 'mlp.up',
-    'ln1': 'mlp.up',
-    'linear_up': 'mlp.up',
-    '2': 'mlp.down',
-    'ln2': 'mlp.down',
-    'linear_down': 'mlp.down',
+# Each list belongs to the layout that has its key.
+_LEVIT_LAYOUTS: dict[str, Renames] = {
+    # The authors'. Attention and MLP are residuals `m` in one line of blocks.
+    'patch_embed.0.c.weight': (
+        ('patch_embed.0.c.', 'stem.convs.0.conv.'),
+        ('patch_embed.2.c.', 'stem.convs.1.conv.'),
+        ('patch_embed.4.c.', 'stem.convs.2.conv.'),
+        ('patch_embed.6.c.', 'stem.convs.3.conv.'),
+        ('patch_embed.0.', 'stem.convs.0.'),
+        ('patch_embed.2.', 'stem.convs.1.'),
+        ('patch_embed.4.', 'stem.convs.2.'),
+        ('patch_embed.6.', 'stem.convs.3.'),
+        ('.m.0.', '.mlp.up.'),
+        ('.m.2.', '.mlp.down.'),
+        ('.m.', '.'),
+        ('.qkv.', '.attn.qkv.'),
+        ('.kv.', '.attn.kv.'),
+        ('.q.1.', '.attn.q.'),
+        ('.proj.1.', '.attn.proj.'),
+        ('.attention_biases', '.attn.bias.table'),
+        ('.c.', '.linear.'),
+    ),
+    # timm's; its stages and blocks are ours.
+    'stem.conv1.linear.weight': (
+        ('stem.conv1.linear.', 'stem.convs.0.conv.'),
+        ('stem.conv2.linear.', 'stem.convs.1.conv.'),
+        ('stem.conv3.linear.', 'stem.convs.2.conv.'),
+        ('stem.conv4.linear.', 'stem.convs.3.conv.'),
+        ('stem.conv1.', 'stem.convs.0.'),
+        ('stem.conv2.', 'stem.convs.1.'),
+        ('stem.conv3.', 'stem.convs.2.'),
+        ('stem.conv4.', 'stem.convs.3.'),
+        ('.attn_downsample.', '.attn.'),
+        ('.q.ln.', '.q.'),
+        ('.proj.ln.', '.proj.'),
+        ('.mlp.ln1.', '.mlp.up.'),
+        ('.mlp.ln2.', '.mlp.down.'),
+        ('.attention_biases', '.bias.table'),
+    ),
+    # transformers'. A stage ends with the downsampling that begins our next one.
+    'patch_embeddings.embedding_layer_1.convolution.weight': (
+        ('patch_embeddings.embedding_layer_1.', 'stem.convs.0.'),
+        ('patch_embeddings.embedding_layer_2.', 'stem.convs.1.'),
+        ('patch_embeddings.embedding_layer_3.', 'stem.convs.2.'),
+        ('patch_embeddings.embedding_layer_4.', 'stem.convs.3.'),
+        ('.convolution.', '.conv.'),
+        ('.batch_norm.', '.bn.'),
+        ('.module.', '.'),
+        ('.queries_keys_values.', '.attn.qkv.'),
+        ('.keys_values.', '.attn.kv.'),
+        ('.queries.', '.attn.q.'),
+        ('.projection.', '.attn.proj.'),
+        ('.linear_up.', '.mlp.up.'),
+        ('.linear_down.', '.mlp.down.'),
+        ('.attention_biases', '.attn.bias.table'),
+    ),
 }
-_LAYER = r'(?P<layer>c|linear|convolution|bn|batch_norm)\.(?P<leaf>\w+)$'
-_PART = '|'.join(re.escape(part) for part in _LEVIT_PARTS)
-_STEM = re.compile(
-    rf'(?P<library>patch_embed\.|stem\.conv|patch_embeddings\.embedding_layer_)(?P<number>\d)\.{_LAYER}'
-)
-_UNIT = re.compile(
-    r'(?P<unit>blocks\.\d+|encoder\.stages\.\d+\.layers\.\d+'
-    r'|stages\.\d+\.(?:blocks\.\d+|downsample)(?=\.))\.(?:(?:m|module|attn|attn_downsample|mlp)\.)?'
-    rf'(?:(?P<bias>attention_biases)$|(?P<part>{_PART})\.{_LAYER})'
-)
+
+_VIT_LAYOUTS: dict[str, Renames] = {
+    # DeiT's, MAE's and timm's; `dconv` is of the published Castling-ViT.
+    'patch_embed.proj.weight': (
+        ('patch_embed.proj.', 'embed.proj.'),
+        ('.attn.dconv.', '.attn.attn.conv.'),
+        ('.mlp.fc1.', '.mlp.up.'),
+        ('.mlp.fc2.', '.mlp.down.'),
+    ),
+    # mmpretrain's.
+    'patch_embed.projection.weight': (
+        ('patch_embed.projection.', 'embed.proj.'),
+        ('.ffn.layers.0.0.', '.mlp.up.'),
+        ('.ffn.layers.1.', '.mlp.down.'),
+        ('layers.', 'blocks.'),
+        ('.ln1.', '.norm1.'),
+        ('.ln2.', '.norm2.'),
+        ('ln1.', 'norm.'),
+    ),
+    # transformers', versions 4 and 5.
+    'embeddings.patch_embeddings.projection.weight': (
+        ('embeddings.patch_embeddings.projection.', 'embed.proj.'),
+        ('embeddings.', ''),
+        ('position_embeddings', 'pos_embed'),
+        ('distillation_token', 'dist_token'),
+        ('encoder.layer.', 'blocks.'),
+        ('layers.', 'blocks.'),
+        ('.layernorm_before.', '.norm1.'),
+        ('.layernorm_after.', '.norm2.'),
+        ('layernorm.', 'norm.'),
+        ('.attention.output.dense.', '.attn.proj.'),
+        ('.attention.o_proj.', '.attn.proj.'),
+        ('.attention.attention.', '.attn.'),
+        ('.attention.', '.attn.'),
+        ('.query.', '.q.'),
+        ('.key.', '.k.'),
+        ('.value.', '.v.'),
+        ('.q_proj.', '.q.'),
+        ('.k_proj.', '.k.'),
+        ('.v_proj.', '.v.'),
+        ('.intermediate.dense.', '.mlp.up.'),
+        ('.output.dense.', '.mlp.down.'),
+        ('.mlp.fc1.', '.mlp.up.'),
+        ('.mlp.fc2.', '.mlp.down.'),
+    ),
+    # transformers' DINOv3, so that what it has beyond a ViT can be named.
+    'embeddings.patch_embeddings.weight': (
+        ('embeddings.patch_embeddings.', 'embed.proj.'),
+        ('embeddings.', ''),
+        ('layer.', 'blocks.'),
+        ('.attention.o_proj.', '.attn.proj.'),
+        ('.attention.q_proj.', '.attn.q.'),
+        ('.attention.k_proj.', '.attn.k.'),
+        ('.attention.v_proj.', '.attn.v.'),
+        ('.mlp.up_proj.', '.mlp.up.'),
+        ('.mlp.down_proj.', '.mlp.down.'),
+    ),
+}
 
 
-def levit_state_dict(state_dict: StateDict) -> StateDict:
+def levit_state_dict(state_dict: StateDict) -> dict[str, Tensor]:
     """Rename a LeViT checkpoint of the authors, timm or transformers to ``CastlingLeViT``'s keys.
 
     Keys of our own layout pass as they are. Classifier heads, index buffers and what else has no
-    counterpart keep their names.
+    counterpart keep a name that we do not have.
 
     Args:
-        state_dict (dict[str, Tensor]): Of a LeViT at any size; a leading ``levit.`` is allowed.
+        state_dict (StateDict): Of a LeViT at any size; a leading ``levit.`` is allowed.
 
     Returns:
         dict[str, Tensor]: Keys of ``CastlingLeViT``; logit biases as ``(H, grid, grid)`` tables.
     """
-    state_dict = {key.removeprefix('levit.'): value for key, value in state_dict.items()}
-    if any(key.startswith('stem.convs.') for key in state_dict):
-        return state_dict
-    places = _levit_places(state_dict)
-    renamed = {}
-    for key, value in state_dict.items():
-        if stem := _STEM.match(key):
-            number = int(stem['number'])
-            index = number // 2 if stem['library'] == 'patch_embed.' else number - 1
-            layer = 'bn' if stem['layer'] in ('bn', 'batch_norm') else 'conv'
-            renamed[f'stem.convs.{index}.{layer}.{stem["leaf"]}'] = value
-        elif (unit := _UNIT.match(key)) and unit['bias']:
+    renamed = _renamed(state_dict, _LEVIT_LAYOUTS, ('levit.',))
+    places = _levit_places(renamed)
+    placed = {}
+    for key, value in renamed.items():
+        unit = _unit(key)
+        if unit in places:
+            key = places[unit] + key.removeprefix(unit)
+        if key.endswith('.bias.table') and value.ndim == 2:
             grid = math.isqrt(value.shape[1])
-            renamed[f'{places[unit["unit"]]}.attn.bias.table'] = value.unflatten(1, (grid, grid))
-        elif unit:
-            layer = 'bn' if unit['layer'] in ('bn', 'batch_norm') else 'linear'
-            part = f'{_LEVIT_PARTS[unit["part"]]}.{layer}.{unit["leaf"]}'
-            renamed[f'{places[unit["unit"]]}.{part}'] = value
-        else:
-            renamed[key] = value
-    return renamed
+            value = value.unflatten(1, (grid, grid))
+        placed[key] = value
+    return placed
+
+
+def _unit(key: str) -> str:
+    """What stands before ``.attn.`` or ``.mlp.``, if they are there: a block, or a half of one."""
+    return max(key.rpartition('.attn.')[0], key.rpartition('.mlp.')[0])
 
 
 def _levit_places(state_dict: StateDict) -> dict[str, str]:
-    """Our stage and block for each unit; the authors and transformers number units in one line."""
+    """Our stage and block of each unit, where attentions and MLPs stand in one line."""
     parts = {}
     for key in state_dict:
-        if unit := _UNIT.match(key):
-            parts.setdefault(unit['unit'], set()).add(_LEVIT_PARTS.get(unit['part']))
+        if (unit := _unit(key)).startswith(('blocks.', 'encoder.')):
+            parts.setdefault(unit, set()).add(key.removeprefix(unit).split('.')[2])
     places, stage, block = {}, 0, -1
-    for unit in sorted(parts, key=lambda unit: [int(n) for n in re.findall(r'\d+', unit)]):
-        if unit.startswith('stages.'):
-            places[unit] = unit
-            continue
-        if 'attn.kv' in parts[unit]:
+    for unit in sorted(parts, key=lambda unit: [int(n) for n in unit.split('.') if n.isdigit()]):
+        if 'kv' in parts[unit]:
             stage, block = stage + 1, -1
-        elif 'attn.qkv' in parts[unit]:
+        elif 'qkv' in parts[unit]:
             block += 1
-        inner = 'downsample' if block < 0 else f'blocks.{block}'
-        places[unit] = f'stages.{stage}.{inner}'
+        inside = 'downsample' if block < 0 else f'blocks.{block}'
+        places[unit] = f'stages.{stage}.{inside}'
     return places
 
 
-# Parts of a ViT block: DeiT's, MAE's and timm's names, mmpretrain's, transformers' (4, 5) for ours.
-_VIT_PARTS = {
-    'norm1': 'norm1',
-    'ln1': 'norm1',
-    'layernorm_before': 'norm1',
-    'attn.qkv': 'attn.qkv',
-    'attn.proj': 'attn.proj',
-    'attention.output.dense': 'attn.proj',
-    'attention.o_proj': 'attn.proj',
-    'norm2': 'norm2',
-    'ln2': 'norm2',
-    'layernorm_after': 'norm2',
-    'mlp.fc1': 'mlp.up',
-    'ffn.layers.0.0': 'mlp.up',
-    'intermediate.dense': 'mlp.up',
-    'mlp.fc2': 'mlp.down',
-    'ffn.layers.1': 'mlp.down',
-    'output.dense': 'mlp.down',
-}
-_VIT_PART = '|'.join(re.escape(part) for part in _VIT_PARTS)
-_VIT_BLOCK = re.compile(
-    r'(?:blocks|layers|encoder\.layer)\.(?P<block>\d+)\.(?:'
-    r'attention\.(?:(?:attention\.)?(?P<one>query|key|value)|(?P<letter>[qkv])_proj)'
-    rf'|(?P<part>{_VIT_PART}))\.(?P<leaf>weight|bias)$'
-)
-_VIT_ENDS = re.compile(
-    r'(?:(?P<patches>patch_embed\.proj(?:ection)?|embeddings\.patch_embeddings\.projection)'
-    r'|norm|ln1|layernorm)\.(?P<leaf>weight|bias)$'
-)
-_VIT_TOKENS = re.compile(r'(?:embeddings\.)?(?:(?P<cls>cls_token)|pos_embed|position_embeddings)$')
-_PATCHES = 'embed.proj.weight'
-
-
-def vit_state_dict(state_dict: StateDict) -> StateDict:
+def vit_state_dict(state_dict: StateDict) -> dict[str, Tensor]:
     """Rename a ViT checkpoint of DeiT, MAE, timm, mmpretrain or transformers to our own keys.
 
     What has no counterpart in ``CastlingViT`` (classifier heads, MAE's decoder and mask token, the
-    token of a distilled DeiT, whose position is left out too) keeps its name. Keys of our own
-    layout pass as they are. Positions keep the grid that they were trained on.
+    token of a distilled DeiT, whose position is left out too, parts of other models) keeps a name
+    that we do not have. Keys of our own layout pass as they are. Positions keep the grid that they
+    were trained on.
 
     Args:
-        state_dict (dict[str, Tensor]): A leading ``vit.`` or ``deit.`` is allowed, mmpretrain's
-            ``backbone.`` is not: see ``prefix`` of :func:`load_pretrained`.
+        state_dict (StateDict): A leading ``vit.`` or ``deit.`` is allowed, mmpretrain's
+            ``backbone.`` is not: that is the ``prefix`` of an ``init_cfg``.
 
     Returns:
-        dict[str, Tensor]: q, k and v joined; positions as a ``(1, C, grid, grid)`` map, without the
-        class token's, which is added to the token.
-
-    Raises:
-        InputError: If the positions are not those of a square grid.
+        dict[str, Tensor]: q, k and v joined, with a bias of zero where they have none; positions as
+        a ``(1, C, grid, grid)`` map, or ``(1, C, N)`` if they are no square grid, without the class
+        token's, which is added to the token.
     """
-    if _PATCHES in state_dict:
-        return state_dict
-    state_dict = {re.sub(r'^(vit|deit)\.', '', key): value for key, value in state_dict.items()}
-    renamed, apart, tokens = {}, defaultdict(dict), {}
-    for key, value in state_dict.items():
-        if token := _VIT_TOKENS.match(key):
-            tokens['cls' if token['cls'] else 'pos'] = value
-        elif end := _VIT_ENDS.match(key):
-            renamed[f'{"embed.proj" if end["patches"] else "norm"}.{end["leaf"]}'] = value
-        elif not (unit := _VIT_BLOCK.match(key)):
-            renamed[key] = value
-        elif unit['part']:
-            part = _VIT_PARTS[unit['part']]
-            renamed[f'blocks.{unit["block"]}.{part}.{unit["leaf"]}'] = value
-        else:
-            letter = unit['letter'] or unit['one'][0]
-            apart[f'blocks.{unit["block"]}.attn.qkv.{unit["leaf"]}'][letter] = value
-    for key, parts in apart.items():
-        renamed[key] = torch.cat([parts[letter] for letter in 'qkv' if letter in parts])
-    if 'pos' in tokens:
-        distilled = any(key.endswith(('dist_token', 'distillation_token')) for key in state_dict)
-        num_extra_tokens = ('cls' in tokens) + distilled
-        renamed['embed.pos_embed'] = _position_map(tokens['pos'][:, num_extra_tokens:])
-        if 'cls' in tokens:
-            renamed['embed.cls_token'] = tokens['cls'] + tokens['pos'][:, :1]
+    renamed = _renamed(state_dict, _VIT_LAYOUTS, ('vit.', 'deit.'))
+    _join_qkv(renamed)
+    for key in [key for key in renamed if key.endswith('.mlp.up.weight')]:
+        down = renamed.get(key.replace('.up.', '.down.'))
+        if down is not None and len(renamed[key]) == 2 * down.shape[1]:
+            renamed[key.replace('.up.', '.gate_and_up.')] = renamed.pop(key)
+    positions, cls_token = renamed.pop('pos_embed', None), renamed.pop('cls_token', None)
+    if cls_token is not None:
+        renamed['embed.cls_token'] = cls_token
+    if positions is not None:
+        num_extra_tokens = (cls_token is not None) + ('dist_token' in renamed)
+        renamed['embed.pos_embed'] = _position_map(positions[:, num_extra_tokens:])
+        if cls_token is not None:
+            renamed['embed.cls_token'] = cls_token + positions[:, :1]
     return renamed
 
 
+def _join_qkv(state_dict: dict[str, Tensor]) -> None:
+    """Join q, k and v where they are apart, and give them a bias where they have none."""
+    for key in [key for key in state_dict if '.attn.q.' in key]:
+        apart = [key.replace('.attn.q.', f'.attn.{letter}.') for letter in 'qkv']
+        if all(each in state_dict for each in apart):
+            joined = torch.cat([state_dict.pop(each) for each in apart])
+            state_dict[key.replace('.attn.q.', '.attn.qkv.')] = joined
+    for key, weight in list(state_dict.items()):
+        if key.startswith('blocks.') and key.endswith('.attn.qkv.weight'):
+            state_dict.setdefault(key.replace('.weight', '.bias'), weight.new_zeros(len(weight)))
+
+
 def _position_map(positions: Tensor) -> Tensor:
-    """``(1, N, C)`` to ``(1, C, grid, grid)``."""
-    number = positions.shape[1]
-    grid = math.isqrt(number)
-    if grid**2 != number:
-        raise InputError(f'its {number} positions of patches are no square grid')
-    return positions.transpose(1, 2).unflatten(2, (grid, grid))
+    """``(1, N, C)`` to ``(1, C, grid, grid)``, or without a square grid to ``(1, C, N)``."""
+    grid = math.isqrt(positions.shape[1])
+    positions = positions.transpose(1, 2)
+    return positions.unflatten(2, (grid, grid)) if grid**2 == positions.shape[2] else positions
 
 
-def load_pretrained(
-    module: nn.Module,
-    filename: str | Path,
-    prefix: str = '',
-    convert: Callable[[StateDict], StateDict] = dict,
-) -> None:
-    """Load the weights that fit from a local checkpoint, and log how many did.
-
-    Args:
-        module (nn.Module): Receives the weights.
-        filename (str | Path): Local checkpoint: a state dict, or a dict that holds one under
-            'state_dict' or 'model'.
-        prefix (str): Only keys below it are used, without it ('backbone' for a detector's file).
-        convert (Callable): From the file's key layout to the module's; a key without a counterpart
-            keeps its name.
-
-    Raises:
-        InputError: If the file does not exist.
-        InputError: If no key matches, or a key that matches has another shape.
-    """
-    state_dict = weights_of(read_checkpoint(filename))
-    if prefix:
-        stem = prefix.rstrip('.') + '.'
-        state_dict = {k.removeprefix(stem): v for k, v in state_dict.items() if k.startswith(stem)}
-    try:
-        converted = convert(state_dict)
-    except InputError as error:
-        raise InputError(f'{filename}: {error}') from error
-    own = module.state_dict()
-    matched = {key: value for key, value in converted.items() if key in own}
-    if not matched:
-        raise InputError(
-            f'{filename}: none of its {len(state_dict)} keys fits {type(module).__name__}; '
-            f'is it a checkpoint of another model, or does it need a prefix?'
-        )
-    wrong = [key for key, value in matched.items() if value.shape != own[key].shape]
-    if wrong:
-        key = _PATCHES if _PATCHES in wrong else wrong[0]
-        raise InputError(f'{filename}: {_other_shape(key, matched[key].shape, own[key].shape)}')
-    module.load_state_dict(matched, strict=False)
-    biases = sum(key.endswith('.bias.table') for key in converted.keys() - matched.keys())
-    MMLogger.get_current_instance().info(
-        f'{filename}: {len(matched)} keys matched, {len(own) - len(matched)} of the model missing, '
-        f'{len(converted) - len(matched)} of the file not used (logit biases: {biases})'
-    )
-
-
-def _other_shape(key: str, theirs: torch.Size, ours: torch.Size) -> str:
-    shapes = f'{key} has shape {tuple(theirs)}, but the model needs {tuple(ours)}'
-    if key == _PATCHES and theirs[2:] != ours[2:]:
-        return f'{shapes}; the file has patch size {theirs[-1]}, and only {ours[-1]} is read'
-    remedy = 'bias_grid' if key.endswith('.bias.table') else 'arch'
-    if key == 'embed.pos_embed':
-        remedy = f'pos_grid={tuple(theirs[2:])}'
-    return f'{shapes}; choose the {remedy} that the file was made with'
+def _renamed(
+    state_dict: StateDict, layouts: dict[str, Renames], prefixes: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """The same weights by the list of the layout whose key they have, if any."""
+    for prefix in prefixes:
+        state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items()}
+    renames = next((pairs for key, pairs in layouts.items() if key in state_dict), ())
+    renamed = {}
+    for key, value in state_dict.items():
+        for old, new in renames:
+            key = key.replace(old, new)
+        renamed[key] = value
+    return renamed

@@ -166,6 +166,7 @@ def test_no_number_where_one_is_counted_with(cfg, path, value, remedy):
 
 def test_checkpoint(tmp_path):
     check_checkpoint(None)
-    check_checkpoint('https://example.org/remote.pth')  # refused by name where it is read
+    with pytest.raises(ValueError, match='remote.pth is not local'):
+        check_checkpoint('https://example.org/remote.pth')
     with pytest.raises(InputError, match='no.pth does not exist'):
         check_checkpoint(tmp_path / 'no.pth')

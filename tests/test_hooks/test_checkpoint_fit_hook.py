@@ -7,6 +7,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from castling_det.checkpoint import refuse_unsafe_checkpoints
+from castling_det.errors import InputError
 from castling_det.hooks import CheckpointFitHook
 from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
 
@@ -73,13 +74,13 @@ def log_of(work_dir):
 
 def test_counts_in_one_line(tmp_path, two_classes):
     build_runner(tmp_path / 'test', Toy(), two_classes).test()
-    line = f'{two_classes}: 4 keys matched, 0 missing, 0 unexpected, 0 of another shape'
+    line = f'{two_classes}: 4 of 4 weights of the model filled\n'
     assert line in log_of(tmp_path / 'test')
 
 
 MISFIT = (
-    r'epoch_1\.pth does not fit .*: head\.weight has \(2, 4\) where the model has \(5, 4\); '
-    r'head\.bias has \(2,\) where the model has \(5,\).*num_classes'
+    r'epoch_1\.pth does not fit Toy: head\.weight has \(2, 4\) where the model has \(5, 4\); '
+    r'head\.bias has \(2,\) where the model has \(5,\); .*its num_classes too'
 )
 
 
@@ -98,8 +99,27 @@ def test_other_number_of_classes_may_be_trained_from(tmp_path, two_classes):
     model = Toy(5)
     runner = build_runner(tmp_path / 'tune', model, two_classes)
     runner.train()
-    assert 'head.weight has (2, 4) where the model has (5, 4)' in log_of(tmp_path / 'tune')
+    line = f'{two_classes}: 2 of 4 weights of the model filled; 2 of heads are new (head)'
+    assert line in log_of(tmp_path / 'tune')
     assert runner.test()['count'] == 2
+
+
+def test_training_does_not_start_from_a_part_of_the_body(tmp_path, two_classes):
+    weights = Toy().state_dict()
+    for change in (
+        weights | {'body.weight': torch.ones(3, 3)},
+        {'head.bias': weights['head.bias']},
+    ):
+        torch.save(change, tmp_path / 'part.pth')
+        with pytest.raises(InputError, match=r'part\.pth does not fit Toy: .*body'):
+            build_runner(tmp_path / 'tune', Toy(), tmp_path / 'part.pth').train()
+
+
+def test_weights_alone_are_nothing_to_go_on_with(tmp_path):
+    path = tmp_path / 'bare.pth'
+    torch.save(dict(state_dict=Toy().state_dict(), meta={}), path)
+    with pytest.raises(InputError, match=r'no message_hub, optimizer\): .* load_from=FILE'):
+        build_runner(tmp_path / 'go_on', Toy(), path, resume=True).train()
 
 
 def test_zero_matches_is_an_error_in_any_use(tmp_path):

@@ -148,7 +148,7 @@ def test_checkpoint_of_another_model_is_refused(cfg, model, tmp_path):
     weights = model.state_dict() | {'backbone.stem.0.weight': torch.zeros(2)}
     name, weight = next((k, v) for k, v in model.state_dict().items() if v.ndim == 4)
     torch.save(weights | {name: weight[:1]}, tmp_path / 'shape.pth')
-    with pytest.raises(ValueError, match='shape.pth does not fit the config'):
+    with pytest.raises(ValueError, match='shape.pth does not fit SingleStageDetector'):
         TrainedModel(cfg, tmp_path / 'shape.pth')
 
 
