@@ -57,4 +57,4 @@ lint: install-dev
 	.venv/bin/python -m pytest tests/test_style.py
 
 test: install-dev
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile

@@ -1,8 +1,9 @@
-"""The rules of style that can be read off the source: see CONTRIBUTING.md."""
+"""The rules that can be read off the source: names and depth of configs, imports, checkpoints."""
 
 import ast
 import re
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -27,14 +28,6 @@ def nodes(path: Path) -> Iterator[ast.AST]:
     return ast.walk(ast.parse(path.read_text(), str(path)))
 
 
-def places(found: Iterator[tuple[Path, ast.AST]]) -> list[str]:
-    return [f'{path.relative_to(ROOT)}:{node.lineno}' for path, node in found]
-
-
-def calls(path: Path, name: str) -> Iterator[ast.Call]:
-    return (n for n in nodes(path) if isinstance(n, ast.Call) and ast.unparse(n.func) == name)
-
-
 def bases(config: Path) -> list[str]:
     """The ``_base_`` entries of a config file."""
     for node in nodes(config):
@@ -50,8 +43,27 @@ def depth(config: Path) -> int:
     return 1 + max(below, default=0)
 
 
-PACKAGE = python_files('castling_det')
-EVERYTHING = python_files('castling_det', 'configs', 'tools', 'tests')
+def module_name(path: Path) -> str:
+    """Of a file of the package, as it is imported."""
+    parts = path.relative_to(ROOT).with_suffix('').parts
+    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names that a file imports anywhere, each with the name that is taken out of it."""
+    found = set()
+    for node in nodes(path):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = module_name(path).split('.') if node.level else []
+            above = above[: len(above) - node.level + (path.stem == '__init__')]
+            base = '.'.join([*above, *filter(None, [node.module])])
+            found |= {f'{base}.{alias.name}' for alias in node.names}
+    return found
+
+
+PACKAGE = {module_name(path): path for path in python_files('castling_det')}
 CONFIGS = python_files('configs')
 LEAVES = [path for path in CONFIGS if '_base_' not in path.parts]
 
@@ -60,68 +72,30 @@ def test_there_are_files_to_check():
     assert PACKAGE and LEAVES
 
 
-def test_package_does_not_print():
-    assert not places((path, call) for path in PACKAGE for call in calls(path, 'print'))
+def test_imports_have_no_circle():
+    """Of files of the package; importing one of them runs the package's own first, which all do."""
+    graph = {}
+    for name, path in PACKAGE.items():
+        needed = (n if n in PACKAGE else n.rpartition('.')[0] for n in imports(path))
+        graph[name] = {n for n in needed if n in PACKAGE} - {name, 'castling_det'}
+    TopologicalSorter(graph).prepare()  # raises CycleError with the circle
 
 
-def test_package_does_not_replace_what_it_cannot_import():
-    """A handler around an import may only raise: no substitute, no silence."""
-    assert not places(
-        (path, node)
-        for path in PACKAGE
-        for node in nodes(path)
-        if isinstance(node, ast.Try)
-        and any(isinstance(child, ast.Import | ast.ImportFrom) for child in node.body)
-        and not all(isinstance(handler.body[-1], ast.Raise) for handler in node.handlers)
-    )
-
-
-def test_package_has_no_keyword_pass_through():
-    assert not places(
-        (path, node)
-        for path in PACKAGE
-        for node in nodes(path)
-        if isinstance(node, ast.FunctionDef) and node.args.kwarg
-    )
-
-
-def test_search_path_is_left_alone():
-    assert not places(
-        (path, node)
-        for path in EVERYTHING
-        for node in nodes(path)
-        if isinstance(node, ast.Attribute) and ast.unparse(node) == 'sys.path'
-    )
-
-
-def test_no_deploy_argument():
-    assert not places(
-        (path, node)
-        for path in python_files('castling_det', 'configs', 'tools')
-        for node in nodes(path)
-        if isinstance(node, ast.keyword | ast.arg) and node.arg == 'deploy'
-    )
+def test_package_imports_neither_tools_nor_tests():
+    below = {path.stem for path in python_files('tools', 'tests')} | {'tools', 'tests'}
+    for name, path in PACKAGE.items():
+        assert not {each.partition('.')[0] for each in imports(path)} & below, name
 
 
 def test_checkpoints_are_loaded_as_weights_only():
-    def is_safe(call: ast.Call) -> bool:
-        return 'weights_only=True' in [ast.unparse(keyword) for keyword in call.keywords]
-
-    assert not places(
+    loads = [
         (path, call)
         for path in python_files('castling_det', 'tools')
-        for call in calls(path, 'torch.load')
-        if not is_safe(call)
-    )
-
-
-def test_no_file_is_named_after_nothing():
-    vague = {'utils', 'util', 'misc', 'common', 'helpers', 'helper'}
-    assert not [path for path in EVERYTHING if path.stem in vague]
-
-
-def test_no_base_is_reached_by_climbing():
-    assert not [path for path in CONFIGS if any('../../' in base for base in bases(path))]
+        for call in nodes(path)
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == 'torch.load'
+    ]
+    for path, call in loads:
+        assert 'weights_only=True' in map(ast.unparse, call.keywords), f'{path}:{call.lineno}'
 
 
 @pytest.mark.parametrize('leaf', LEAVES, ids=lambda path: path.stem)
