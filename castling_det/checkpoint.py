@@ -97,8 +97,8 @@ def require_file(filename: str | Path) -> Path:
         return path
     if '://' in str(filename) or not (path.exists() or path.suffix in _SUFFIXES):
         raise InputError(
-            f'checkpoint {filename} is not local, and nothing is downloaded while training: '
-            'download it, and give the file'
+            f'checkpoint {filename} is not local, and nothing is downloaded here: download it, '
+            'and give the file'
         )
     raise InputError(
         f'checkpoint {filename} {"is a folder: give a file" if path.exists() else "does not exist"}'
@@ -151,11 +151,15 @@ def refuse_unsafe_checkpoints() -> None:
     """Make every load of mmengine's Runner go through :func:`read_checkpoint`.
 
     mmengine's own loaders fall back to, or start with, ``weights_only=False``, which executes a
-    pickle's code. Remote schemes (http, s3, ...) are read by none.
+    pickle's code. Remote schemes (http, s3, ...) are read by none. Its ``resume`` executes the text
+    ``meta['config']`` as a config, which mmengine's own checkpoints have not: it is dropped.
     """
 
     def load(filename: str, map_location: str | None = None) -> dict[str, Any]:
-        return read_checkpoint(filename, map_location or 'cpu')
+        checkpoint = read_checkpoint(filename, map_location or 'cpu')
+        if isinstance(checkpoint.get('meta'), dict):
+            checkpoint['meta'].pop('config', None)
+        return checkpoint
 
     for scheme in ['', *CheckpointLoader._schemes]:
         CheckpointLoader.register_scheme(scheme, load, force=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.evaluator import BaseMetric
 from mmengine.logging.history_buffer import HistoryBuffer
@@ -280,6 +281,35 @@ def test_runner_checkpoint(tmp_path, restored_loader, optimizer):
     assert final['meta']['iter'] == 4 and final['meta']['epoch'] == 2
 
 
+def test_a_config_in_a_checkpoint_is_not_executed(tmp_path, restored_loader):
+    """mmengine's `resume` reads `meta['config']` as a config file, that is, executes it."""
+    path, target = tmp_path / 'a.pth', tmp_path / 'executed'
+    text = f'import pathlib\npathlib.Path({str(target)!r}).touch()\ndel pathlib\n'
+    Config.fromstring(text, file_format='.py')
+    assert target.exists()
+    target.unlink()
+    hub = dict(log_scalars={}, runtime_info={}, resumed_keys={})
+    meta = dict(epoch=0, iter=0, config=text)
+    torch.save(dict(state_dict=Toy().state_dict(), meta=meta, message_hub=hub), path)
+    refuse_unsafe_checkpoints()
+    runner = Runner(
+        Toy(),
+        work_dir=str(tmp_path),
+        train_dataloader=dict(
+            dataset=[dict(inputs=torch.ones(3))] * 2,
+            batch_size=2,
+            sampler=dict(type=DefaultSampler),
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        load_from=str(path),
+        resume=True,
+        experiment_name=tmp_path.name,
+    )
+    runner.train()
+    assert runner.iter == 1 and not target.exists()
+
+
 @pytest.mark.parametrize(
     'filename',
     [
@@ -324,12 +354,19 @@ def test_missing_and_unexpected_keys_do_not_fit(gone, strict):
         fit_weights(Toy(), whole | {'net.9.weight': torch.ones(1)}, 'a.pth', strict)
 
 
+class Compiled(nn.Module):
+    """A child named as in torch.compile's wrapper, whose import takes seconds."""
+
+    def __init__(self, model):
+        super().__init__()
+        self._orig_mod = model
+
+
 def test_fit_of_its_own_weights_wrapped_or_not():
     """By DistributedDataParallel's prefix, torch.compile's, both, and an average's."""
     model = Toy()
     total = len(model.state_dict())
-    wrapped = [model, nn.DataParallel(model), torch.compile(model)]
-    wrapped.append(torch.compile(nn.DataParallel(model)))
+    wrapped = [model, nn.DataParallel(model), Compiled(model), Compiled(nn.DataParallel(model))]
     for theirs in (*wrapped, AveragedModel(model)):
         for ours in wrapped:
             weights = weights_of(dict(state_dict=theirs.state_dict()), 'a.pth')

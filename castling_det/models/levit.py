@@ -201,8 +201,9 @@ class CastlingLeViT(CastlingBackbone):
             Defaults to 14, the grid of 224 px. Of no effect with an attention that accepts no bias.
         frozen_stages (int): -1 trains all, 0 freezes the stem, i the stages up to i too: no
             gradients, eval mode. Defaults to -1.
-        init_cfg (dict, optional): ``dict(type='Pretrained', checkpoint=FILE)`` reads a local file
-            in our own, the authors', timm's or transformers' keys, optionally under ``prefix``.
+        init_cfg (dict | list[dict], optional): ``dict(type='Pretrained', checkpoint=FILE)`` reads a
+            local file in our own, the authors', timm's or transformers' keys, optionally under
+            ``prefix``; docs/weights.md.
 
     Raises:
         InputError: For an unknown ``arch``, and for stages that do not exist.

@@ -111,6 +111,24 @@ _VIT_LAYOUTS: dict[str, Renames] = {
         ('.mlp.fc1.', '.mlp.up.'),
         ('.mlp.fc2.', '.mlp.down.'),
     ),
+    # JAX's (google-research/vision_transformer), after `_from_jax`.
+    'embedding.kernel': (
+        ('embedding.', 'embed.proj.'),
+        ('Transformer.posembed_input.pos_embedding', 'pos_embed'),
+        ('Transformer.encoder_norm.', 'norm.'),
+        ('Transformer.encoderblock_', 'blocks.'),
+        ('cls', 'cls_token'),
+        ('.LayerNorm_0.', '.norm1.'),
+        ('.LayerNorm_2.', '.norm2.'),
+        ('.MultiHeadDotProductAttention_1.query.', '.attn.q.'),
+        ('.MultiHeadDotProductAttention_1.key.', '.attn.k.'),
+        ('.MultiHeadDotProductAttention_1.value.', '.attn.v.'),
+        ('.MultiHeadDotProductAttention_1.out.', '.attn.proj.'),
+        ('.MlpBlock_3.Dense_0.', '.mlp.up.'),
+        ('.MlpBlock_3.Dense_1.', '.mlp.down.'),
+        ('.kernel', '.weight'),
+        ('.scale', '.weight'),
+    ),
     # transformers' DINOv3, so that what it has beyond a ViT can be named.
     'embeddings.patch_embeddings.weight': (
         ('embeddings.patch_embeddings.', 'embed.proj.'),
@@ -175,7 +193,8 @@ def _levit_places(state_dict: StateDict) -> dict[str, str]:
 
 
 def vit_state_dict(state_dict: StateDict) -> dict[str, Tensor]:
-    """Rename a ViT checkpoint of DeiT, MAE, timm, mmpretrain or transformers to our own keys.
+    """Rename a ViT checkpoint of DeiT, MAE, timm, mmpretrain, transformers or JAX to our
+    own keys.
 
     What has no counterpart in ``CastlingViT`` (classifier heads, MAE's decoder and mask token, the
     token of a distilled DeiT, whose position is left out too, parts of other models) keeps a name
@@ -191,6 +210,8 @@ def vit_state_dict(state_dict: StateDict) -> dict[str, Tensor]:
         a ``(1, C, grid, grid)`` map, or ``(1, C, N)`` if they are no square grid, without the class
         token's, which is added to the token.
     """
+    if 'embedding/kernel' in state_dict:
+        state_dict = _from_jax(state_dict)
     renamed = _renamed(state_dict, _VIT_LAYOUTS, ('vit.', 'deit.'))
     _join_qkv(renamed)
     for key in [key for key in renamed if key.endswith('.mlp.up.weight')]:
@@ -206,6 +227,21 @@ def vit_state_dict(state_dict: StateDict) -> dict[str, Tensor]:
         if cls_token is not None:
             renamed['embed.cls_token'] = cls_token + positions[:, :1]
     return renamed
+
+
+def _from_jax(arrays: StateDict) -> dict[str, Tensor]:
+    """Dots for slashes, and weights as torch has them: outputs first, heads not apart."""
+    turned = {}
+    for key, value in arrays.items():
+        *_, layer, leaf = key.split('/') if '/' in key else ('', key)
+        if layer in ('query', 'key', 'value'):
+            value = value.flatten(-2)
+        elif layer == 'out' and leaf == 'kernel':
+            value = value.flatten(0, 1)
+        if leaf == 'kernel':
+            value = value.permute(3, 2, 0, 1) if value.ndim == 4 else value.T
+        turned[key.replace('/', '.')] = value
+    return turned
 
 
 def _join_qkv(state_dict: dict[str, Tensor]) -> None:

@@ -118,9 +118,9 @@ class CastlingViT(CastlingBackbone):
             the final norm with the last of them: no gradients, eval mode. Defaults to -1.
         with_cp (bool): Keep the inputs of each block alone for the backward pass and compute the
             rest again. Defaults to False.
-        init_cfg (dict, optional): ``dict(type='Pretrained', checkpoint=FILE)`` reads a local file
-            in our own, DeiT's, MAE's, timm's, mmpretrain's or transformers' keys, optionally under
-            ``prefix`` (mmpretrain's files: 'backbone').
+        init_cfg (dict | list[dict], optional): ``dict(type='Pretrained', checkpoint=FILE)`` reads a
+            local file in our own, DeiT's, MAE's, timm's, mmpretrain's, transformers' or JAX's keys,
+            optionally under ``prefix`` (mmpretrain's files: 'backbone'); docs/weights.md.
 
     Raises:
         InputError: For an unknown ``arch``, and for blocks that do not exist or are not built.

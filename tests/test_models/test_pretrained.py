@@ -1,8 +1,14 @@
 import logging
+import os
+from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
 import torch
+import transformers
 from mmengine.logging import MMLogger
+from safetensors.torch import save_file
 
 from castling_det.errors import InputError
 from castling_det.models import CastlingLeViT, CastlingViT
@@ -500,3 +506,268 @@ def test_a_vit_needs_its_prefix(tmp_path):
     torch.save(vit_in_layout_of(MMPRETRAIN_VIT, vit().state_dict()), path)
     with pytest.raises(ValueError, match=r'mae\.pth .*: none of its .* prefix'):
         vit(init_cfg=pretrained(path)).init_weights()
+
+
+def test_positions_of_another_grid_are_resized(tmp_path, messages):
+    """As the model does where an image has another grid; also from and to grids not square."""
+    trained, path = vit(pos_grid=(4, 6)), tmp_path / 'vit.pth'
+    torch.save(trained.state_dict(), path)
+    model = vit(pos_grid=(3, 5), init_cfg=pretrained(path))
+    model.init_weights()
+    assert torch.equal(model.embed.pos_embed, trained.embed._positions((3, 5)))
+    assert 'embed.pos_embed is resized from 4x6 to 3x5' in messages[-1]
+    x = torch.randn(1, 3, 48, 80)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), trained(x))
+
+
+def test_logit_biases_of_another_grid_are_resized(tmp_path, messages):
+    trained, path = levit().eval(), tmp_path / 'levit.pth'
+    torch.save(in_layout_of(authors_keys(), trained.state_dict()), path)
+    model = CastlingLeViT(ARCH, SOFTMAX, bias_grid=(4, 8), init_cfg=pretrained(path)).eval()
+    model.init_weights()
+    assert 'stages.0.blocks.0.attn.bias.table is resized from 6x6 to 4x8' in messages[-1]
+    x = torch.randn(1, 3, 64, 128)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), trained(x))
+
+
+def test_init_cfg_may_be_a_list(tmp_path):
+    """One file; what else there is goes before it."""
+    path = tmp_path / 'vit.pth'
+    original = vit().state_dict()
+    torch.save(vit_in_layout_of(TIMM_VIT, original), path)
+    constant = dict(type='Constant', layer='TokenConv', val=0.5)
+    cfgs = [pretrained(path), dict(constant, layer=['TokenConv', 'Linear'])]
+    model = CastlingViT(VIT_ARCH, pos_grid=6, init_cfg=cfgs)
+    model.init_weights()
+    for key, value in model.state_dict().items():
+        is_new = key.endswith('attn.conv.weight')
+        torch.testing.assert_close(value, torch.full_like(value, 0.5) if is_new else original[key])
+    with pytest.raises(InputError, match='init_cfg has 2 of type Pretrained'):
+        vit(init_cfg=[pretrained(path), pretrained(path)]).init_weights()
+    with pytest.raises(TypeError, match='prefx'):
+        vit(init_cfg=pretrained(path, prefx='backbone')).init_weights()
+
+
+def test_published_castling_vit(tmp_path):
+    """Its convolution is `dconv`, and its q, k and v have no bias, which is one of zero."""
+    model = vit(dict(type='CastlingAttention'))
+    theirs = {}
+    for key, value in vit_in_layout_of(
+        TIMM_VIT | {'attn.attn.conv': 'attn.dconv'}, model.state_dict()
+    ).items():
+        if not key.endswith('qkv.bias'):
+            theirs[key] = value
+    torch.save(theirs, tmp_path / 'castling.pth')
+    other = CastlingViT(VIT_ARCH, pos_grid=6, init_cfg=pretrained(tmp_path / 'castling.pth'))
+    other.init_weights()
+    for key, value in other.state_dict().items():
+        expected = model.state_dict()[key]
+        torch.testing.assert_close(value, expected * (not key.endswith('qkv.bias')))
+
+
+TINY = dict(embed_dim=32, depth=2, num_heads=2)
+TINY_ARCH = dict(embed_dims=32, num_heads=2, depths=2)
+
+
+def random_(model):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.3)
+    return model.eval()
+
+
+def from_timm(name, **config):
+    return random_(timm.create_model(name, pretrained=False, num_classes=3, **TINY, **config))
+
+
+def from_transformers(config, model, **arguments):
+    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128)
+    config = getattr(transformers, config)(image_size=224, patch_size=16, **sizes, **arguments)
+    return random_(getattr(transformers, model)(config))
+
+
+def loaded(state_dict, path, attn=SOFTMAX, **config):
+    """A tiny ViT with weights that were saved as safetensors."""
+    save_file({key: value.contiguous() for key, value in state_dict.items()}, path)
+    model = CastlingViT(TINY_ARCH, attn, init_cfg=pretrained(path), **config).eval()
+    model.init_weights()
+    return model
+
+
+@pytest.mark.parametrize(
+    ('name', 'config', 'unused'),
+    [
+        ('vit_tiny_patch16_224', {}, '2 others'),
+        ('vit_tiny_patch16_224', dict(qkv_bias=False), '2 others'),
+        ('deit_tiny_distilled_patch16_224', {}, '5 others'),
+        ('vit_base_patch16_siglip_224', dict(act_layer='gelu'), '15 others'),
+    ],
+)
+def test_models_of_timm(tmp_path, messages, name, config, unused):
+    """The features of timm's own model. A distilled one mixes a token that ours has not."""
+    theirs = from_timm(name, **config)
+    with_token = hasattr(theirs, 'cls_token') and theirs.cls_token is not None
+    ours = loaded(theirs.state_dict(), tmp_path / 'vit.safetensors', with_cls_token=with_token)
+    assert f'filled; {unused} of the file' in messages[-1]
+    if 'distilled' in name:
+        return
+    x = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        tokens = theirs.forward_features(x)[:, int(with_token) :]
+        torch.testing.assert_close(ours(x)[0].flatten(2).mT, tokens, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['ViT', 'ViTMAE', 'DeiT', 'ViTMSN', 'IJepa'])
+def test_models_of_transformers(tmp_path, name):
+    whole = dict(ViTMAE='ForPreTraining', DeiT='ForImageClassification').get(name, 'Model')
+    theirs = from_transformers(f'{name}Config', f'{name}{whole}')
+    with_token = name != 'IJepa'
+    ours = loaded(theirs.state_dict(), tmp_path / 'vit.safetensors', with_cls_token=with_token)
+    if name in ('ViTMAE', 'DeiT'):  # one hides patches, the other mixes a token that ours has not
+        return
+    x = torch.randn(1, 3, 224, 224)
+    layer_norm_eps = 1e-12
+    for module in ours.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = getattr(theirs.config, 'layer_norm_eps', layer_norm_eps)
+    with torch.no_grad():
+        tokens = theirs(x).last_hidden_state[:, int(with_token) :]
+        torch.testing.assert_close(ours(x)[0].flatten(2).mT, tokens, rtol=0, atol=1e-4)
+
+
+def test_arrays_of_jax(tmp_path):
+    """Random ones of every name, as timm's own reader of the same file has them."""
+    rng, arrays = np.random.default_rng(0), {}
+    shapes = {
+        'cls': (1, 1, 32),
+        'embedding/kernel': (16, 16, 3, 32),
+        'embedding/bias': (32,),
+        'head/kernel': (32, 3),
+        'head/bias': (3,),
+        'Transformer/posembed_input/pos_embedding': (1, 197, 32),
+        'Transformer/encoder_norm/scale': (32,),
+        'Transformer/encoder_norm/bias': (32,),
+    }
+    for block in (f'Transformer/encoderblock_{i}/' for i in range(2)):
+        for norm in ('LayerNorm_0', 'LayerNorm_2'):
+            shapes |= {f'{block}{norm}/scale': (32,), f'{block}{norm}/bias': (32,)}
+        attn = f'{block}MultiHeadDotProductAttention_1/'
+        for name in ('query', 'key', 'value'):
+            shapes |= {f'{attn}{name}/kernel': (32, 2, 16), f'{attn}{name}/bias': (2, 16)}
+        shapes |= {f'{attn}out/kernel': (2, 16, 32), f'{attn}out/bias': (32,)}
+        for layer, dims in (('Dense_0', (32, 128)), ('Dense_1', (128, 32))):
+            shapes |= {f'{block}MlpBlock_3/{layer}/kernel': dims}
+            shapes |= {f'{block}MlpBlock_3/{layer}/bias': dims[1:]}
+    arrays = {key: rng.normal(size=shape).astype('float32') for key, shape in shapes.items()}
+    np.savez(tmp_path / 'vit.npz', **arrays)
+    theirs = from_timm('vit_tiny_patch16_224')
+    theirs.load_pretrained(str(tmp_path / 'vit.npz'))
+    expected = vit_state_dict(theirs.state_dict())
+    ours = CastlingViT(TINY_ARCH, SOFTMAX, init_cfg=pretrained(tmp_path / 'vit.npz'))
+    ours.init_weights()
+    for key, value in ours.state_dict().items():
+        assert torch.equal(value, expected[key]), key
+
+
+REFUSED = {  # name: model, what the error names
+    'DINOv2 of timm': (
+        lambda: from_timm('vit_small_patch14_dinov2', img_size=56),
+        r'lacks LayerScale \(blocks\.\*\.ls1\.gamma, blocks\.\*\.ls2\.gamma\); .*patch size 14',
+    ),
+    'DINOv2 with registers and a gated MLP of timm': (
+        lambda: from_timm('vit_giant_patch14_reg4_dinov2', img_size=56),
+        r'LayerScale .* register tokens \(reg_token\), a gated MLP \(.*\); .*patch size 14',
+    ),
+    'DINOv3 of timm': (
+        lambda: from_timm('vit_small_patch16_dinov3'),
+        r'LayerScale \(blocks\.\*\.gamma_1, .*register tokens.*the file lacks embed\.pos_embed',
+    ),
+    'norms of q and k': (
+        lambda: from_timm('vit_small_patch16_224', qk_norm=True),
+        r'lacks norms of q and k \(blocks\.\*\.attn\.k_norm, blocks\.\*\.attn\.q_norm\);',
+    ),
+    'CLIP of timm': (
+        lambda: from_timm('vit_base_patch16_clip_224'),
+        r'lacks a norm before the blocks \(norm_pre\); the file lacks embed\.proj\.bias',
+    ),
+    'BEiT of timm': (
+        lambda: from_timm('beit_base_patch16_224'),
+        r'LayerScale .*, relative positions \(.*relative_position_bias_table\), biases of q or v',
+    ),
+    'EVA-02 of timm': (
+        lambda: from_timm('eva02_base_patch16_clip_224', img_size=32),
+        r'a gated MLP \(blocks\.\*\.mlp\.fc1_g, blocks\.\*\.mlp\.fc1_x\), blocks\.\*\.attn\.',
+    ),
+    'DeiT III of timm': (lambda: from_timm('deit3_small_patch16_224'), r'LayerScale \('),
+    'rotary positions of timm': (
+        lambda: from_timm('vit_small_patch16_rope_mixed_224'),
+        r'LayerScale .*, rotary positions \(rope\.freqs\); the file lacks embed\.pos_embed',
+    ),
+    'without a class token': (
+        lambda: from_timm('vit_base_patch16_siglip_224'),
+        r'the file lacks embed\.cls_token; set with_cls_token=False$',
+    ),
+    'another patch size': (
+        lambda: from_timm('vit_small_patch32_224'),
+        r'CastlingViT: the file has patch size 32, and only 16 is read; ',
+    ),
+    'DINOv2 of transformers': (
+        lambda: from_transformers('Dinov2Config', 'Dinov2Model'),
+        r'LayerScale \(blocks\.\*\.layer_scale1\.lambda1, ',
+    ),
+    'SwiGLU of transformers': (
+        lambda: from_transformers('Dinov2Config', 'Dinov2Model', use_swiglu_ffn=True),
+        r'LayerScale .*a gated MLP \(blocks\.\*\.mlp\.weights_in\)',
+    ),
+    'DINOv3 of transformers': (
+        lambda: from_transformers('DINOv3ViTConfig', 'DINOv3ViTModel', use_gated_mlp=True),
+        r'LayerScale .*register tokens .*a gated MLP .*the file lacks embed\.pos_embed',
+    ),
+    'BEiT of transformers': (
+        lambda: from_transformers('BeitConfig', 'BeitModel', use_relative_position_bias=True),
+        r'LayerScale \(blocks\.\*\.lambda_1, .*relative positions',
+    ),
+    'CLIP of transformers': (
+        lambda: from_transformers('CLIPVisionConfig', 'CLIPVisionModel'),
+        r'of another model: none of its 39 keys \(a norm before the blocks \(.*pre_layrnorm\)',
+    ),
+}
+
+
+@pytest.mark.parametrize('name', REFUSED)
+@pytest.mark.parametrize('attn', ['SoftmaxAttention', 'CastlingAttention'])
+def test_other_vits_are_refused_by_what_ours_lacks(tmp_path, name, attn):
+    build, message = REFUSED[name]
+    with pytest.raises(InputError, match=r'vit\.safetensors .*' + message):
+        loaded(build().state_dict(), tmp_path / 'vit.safetensors', dict(type=attn))
+
+
+@pytest.mark.skipif('CASTLING_DET_WEIGHTS' not in os.environ, reason='CASTLING_DET_WEIGHTS not set')
+def test_a_real_dinov2_is_refused():
+    path = Path(os.environ['CASTLING_DET_WEIGHTS']) / 'vit_s14.safetensors'
+    with pytest.raises(InputError, match=r'vit_s14.* LayerScale .*patch size 14, and only 16'):
+        CastlingViT('deit-small', init_cfg=pretrained(path)).init_weights()
+
+
+def test_blocks_that_a_file_lacks_are_an_error(tmp_path):
+    """A shallower model's file; a deeper one's fills a model whose `out_indices` end before."""
+    path = tmp_path / 'vit.pth'
+    torch.save(vit_in_layout_of(TIMM_VIT, vit(arch=dict(VIT_ARCH, depths=9)).state_dict()), path)
+    with pytest.raises(InputError, match=r'the file lacks blocks\.\*\.norm1, .* and 2 more'):
+        vit(init_cfg=pretrained(path)).init_weights()
+
+
+def test_castling_weights_do_not_fill_the_softmax_twin(tmp_path):
+    path = tmp_path / 'castling.pth'
+    torch.save(vit(dict(type='CastlingAttention')).state_dict(), path)
+    with pytest.raises(InputError, match=r'the model lacks blocks\.\*\.attn\.attn\.conv\.weight;'):
+        vit(init_cfg=pretrained(path)).init_weights()
+    path = tmp_path / 'levit.pth'
+    torch.save(levit(dict(type='CastlingAttention')).state_dict(), path)
+    with pytest.raises(
+        InputError, match=r'the file lacks stages\.\*\.blocks\.\*\.attn\.bias\.table'
+    ):
+        levit(init_cfg=pretrained(path)).init_weights()
