@@ -259,10 +259,9 @@ def _count_boxes(
     used = _filtered(report, content, dataset)
     if report.boxes and report.use != 'prediction' and not used & with_boxes:
         yield (
-            f'no image with a box is left to learn or evaluate: of {len(images)} images '
-            f'{report.empty_images} have no box, and {len(images) - len(used)} are left out by '
-            f'{report.keys[0]}.filter_cfg; of {report.boxes.total()} boxes {report.crowd} are '
-            f'crowd regions{report.without_annotations}'
+            f'no image with a box is left to learn or evaluate, of {len(images)} images and '
+            f'{report.boxes.total()} boxes, {report.crowd} of them crowd regions: '
+            f'{"; ".join(report.warnings) or "add objects"}{report.without_annotations}'
         )
 
 
@@ -285,8 +284,8 @@ def _filtered(report: DatasetReport, content: dict[str, list[dict]], dataset: Ba
     if small:
         report.warnings.append(
             f'{len(small)} of {len(images)} images are not used, since a side is below '
-            f'{report.keys[0]}.filter_cfg.min_size={min_size} px ({first_five(small)}): lower it '
-            'to train on them'
+            f'{report.keys[0]}.filter_cfg.min_size={min_size} px ({first_five(small)}): set it to '
+            '0, or to what fits them, to train on them'
         )
     return used
 

@@ -69,7 +69,8 @@ class DatasetReport:
             shares = (f'{name} {count / total:.1%}' for name, count in self.pixels.most_common())
             return [f'{images}, {self.label_maps} label maps', f'  {", ".join(shares)}']
         if self.use == 'prediction':
-            return [f'{images}, {self.boxes.total()} boxes: no metric']
+            what = 'boxes' if self.boxes else 'label maps'
+            return [f'{images}, {self.boxes.total()} {what}: no metric']
         left_out = f', {self.used} used' if self.used != self.images else ''
         return [
             f'{images} ({self.empty_images} without a box{left_out}), '

@@ -336,10 +336,16 @@ def test_duplicate_ids(folder):
 @pytest.mark.parametrize(
     ('changed', 'words'),
     [
-        (dict(images=[], annotations=[]), 'of 0 images 0 have no box'),
-        (dict(annotations=[]), 'of 2 images 2 have no box'),
-        (dict(annotations=[annotation(n, iscrowd=1) for n in (1, 2)]), 'of 2 boxes 2 are crowd'),
-        (dict(annotations=[annotation(1, bbox=(1, 1, 0, 5))]), 'of 2 images 2 have no box'),
+        (
+            dict(images=[], annotations=[]),
+            'of 0 images and 0 boxes, 0 of them crowd regions: add objects',
+        ),
+        (dict(annotations=[]), 'of 2 images and 0 boxes'),
+        (
+            dict(annotations=[annotation(n, iscrowd=1) for n in (1, 2)]),
+            'and 2 boxes, 2 of them crowd',
+        ),
+        (dict(annotations=[annotation(1, bbox=(1, 1, 0, 5))]), '1 boxes have a width'),
     ],
 )
 def test_nothing_to_learn(folder, changed, words):
@@ -386,14 +392,14 @@ def test_images_that_the_filter_drops_are_counted(folder):
 def test_the_filter_drops_everything(folder):
     """All are too small, or those that are large enough have no box."""
     error = only_error(check(folder, **filtered(64)))
-    assert '2 are left out by train_dataloader.dataset.filter_cfg' in error
+    assert '2 of 2 images are not used' in error and 'filter_cfg.min_size=64 px' in error
     images = content()['images']
     images[0]['height'] = 20
     cv2.imwrite(str(folder / 'a.png'), np.zeros((20, 40, 3), np.uint8))
     error = only_error(
         check(folder, dict(images=images, annotations=[annotation(1)]), **filtered(30))
     )
-    assert 'of 2 images 1 have no box, and 2 are left out' in error
+    assert 'of 2 images and 1 boxes' in error and '1 of 2 images are not used' in error
 
 
 def test_boxes_over_the_edge_are_said_to_be_kept(folder):

@@ -247,7 +247,7 @@ def test_test_images_without_label_maps(folder):
     assert 'folder None does not exist' in message and 'load no label maps' in message
     del cfg.test_dataloader.dataset.pipeline[1]
     (found,) = check_datasets(cfg, ['test'], decode=True)
-    assert '2 images, 0 boxes: no metric' in str(found)
+    assert '2 images, 0 label maps: no metric' in str(found)
     (folder / 'images' / 'a.jpg').write_text('no image')
     assert 'cannot be read' in str(report_datasets(cfg, ['test'])[0].errors[0])
 
