@@ -2,7 +2,7 @@
 
 python tools/train.py configs/castling_picodet/no-mixing-picodet_levit-nano_1xb16-8e_shapes-64x512.py
 
-Measured here: AP50 88.7 (seed 0, commit 4c961e1; see docs/token-mixing.md).
+Measured here: AP50 88.7 (seed 0, commit 4c961e1; see docs/studies/token-mixing.md).
 """
 
 _base_ = './castling-picodet_levit-nano_1xb16-8e_shapes-64x512.py'
