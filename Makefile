@@ -8,10 +8,10 @@ SUPPORTED = import sys; \
 	sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else \
 	'castling_det needs Python 3.11, 3.12 or 3.13; $(PYTHON) is %d.%d.' % sys.version_info[:2])
 
-DEMO = castling-picodet_levit-nano_1xb16-16e_shapes-64x512
+DEMO = castling-picodet_levit-nano_1xb16-8e_shapes-64x512
 DEMO_CONFIG = configs/castling_picodet/$(DEMO).py
 DEMO_DIR = work_dirs/$(DEMO)
-DEMO_SEG = castling-segformer_levit-nano_1xb16-2000i_shapes-seg-64x512
+DEMO_SEG = castling-segformer_levit-nano_1xb16-1200i_shapes-seg-64x512
 DEMO_SEG_CONFIG = configs/castling_seg/$(DEMO_SEG).py
 DEMO_SEG_DIR = work_dirs/$(DEMO_SEG)
 
@@ -39,13 +39,13 @@ install-dev: .venv/.installed-dev
 demo: install
 	.venv/bin/python tools/make_shapes.py data/shapes
 	.venv/bin/python tools/train.py $(DEMO_CONFIG)
-	.venv/bin/python tools/test.py $(DEMO_CONFIG) $(DEMO_DIR)/epoch_16.pth --show-dir $(DEMO_DIR)/pictures
+	.venv/bin/python tools/test.py $(DEMO_CONFIG) $(DEMO_DIR)/epoch_8.pth --show-dir $(DEMO_DIR)/pictures
 
 # The same scenes as label maps.
 demo-seg: install
 	.venv/bin/python tools/make_shapes.py data/shapes
 	.venv/bin/python tools/train.py $(DEMO_SEG_CONFIG)
-	.venv/bin/python tools/test.py $(DEMO_SEG_CONFIG) $(DEMO_SEG_DIR)/iter_2000.pth --show-dir $(DEMO_SEG_DIR)/pictures
+	.venv/bin/python tools/test.py $(DEMO_SEG_CONFIG) $(DEMO_SEG_DIR)/iter_1200.pth --show-dir $(DEMO_SEG_DIR)/pictures
 
 # What a new or measured config changes in the configs' READMEs.
 tables: install-dev

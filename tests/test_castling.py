@@ -15,7 +15,7 @@ from castling_det.models import CastlingAttention, CastlingLeViT, SelfAttention
 from castling_det.models.attention import MaskedSoftmax
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
-DEMO = 'castling-picodet_levit-nano_1xb16-16e_shapes-64x512'
+DEMO = 'castling-picodet_levit-nano_1xb16-8e_shapes-64x512'
 
 
 def modes(model):

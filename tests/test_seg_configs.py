@@ -34,7 +34,7 @@ NANO = [path for path in LEAVES if '-nano' in path.stem]
 VIT_B = FOLDER / 'castling-mask2former_vit-b-p16-mae-pre_8xb2-160k_ade20k-640x640.py'
 CAMVID = FOLDER / 'castling-mask2former-nano_vit-nano_1xb4-1500i_camvid-192x256.py'
 COCO133 = FOLDER / 'castling-mask2former-nano_vit-nano_1xb4-1500i_coco133-256x256.py'
-DEMO = CONFIGS / 'castling_seg' / 'castling-segformer_levit-nano_1xb16-2000i_shapes-seg-64x512.py'
+DEMO = CONFIGS / 'castling_seg' / 'castling-segformer_levit-nano_1xb16-1200i_shapes-seg-64x512.py'
 
 
 def build(cfg: Config) -> nn.Module:

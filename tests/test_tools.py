@@ -22,7 +22,7 @@ from PIL import Image
 from castling_det.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[1]
-DEMO = 'castling_picodet/castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
+DEMO = 'castling_picodet/castling-picodet_levit-nano_1xb16-8e_shapes-64x512.py'
 
 # The demo, made short: 32 scenes learnt by heart and tested on themselves.
 LEAF = """
@@ -51,7 +51,7 @@ default_hooks = dict(checkpoint=dict(interval=20))
 randomness = dict(seed=0)
 """
 
-SEG_DEMO = 'castling_seg/castling-segformer_levit-nano_1xb16-2000i_shapes-seg-64x512.py'
+SEG_DEMO = 'castling_seg/castling-segformer_levit-nano_1xb16-1200i_shapes-seg-64x512.py'
 
 # The segmentor of the demo likewise, for half a minute.
 SEG_LEAF = """

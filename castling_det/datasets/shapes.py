@@ -15,7 +15,7 @@ from castling_det.datasets.scenes import CLASSES, Instance, Size, render_scene
 from castling_det.errors import InputError
 
 SPLITS = ('train', 'val')
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 def write_shapes(

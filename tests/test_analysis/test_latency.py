@@ -31,7 +31,7 @@ from castling_det.models import SoftmaxAttention
 from castling_det.models.levit import LogitBias
 
 ROOT = Path(__file__).parents[2]
-NANO = ROOT / 'configs/castling_picodet/castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
+NANO = ROOT / 'configs/castling_picodet/castling-picodet_levit-nano_1xb16-8e_shapes-64x512.py'
 SEGMENTOR = ROOT / 'configs/castling_seg/castling-segformer_vit-nano_1xb4-1500i_camvid-192x256.py'
 LCNET = ROOT / 'configs/castling_picodet/picodet-s_lcnet_4xb48-300e_coco-416x416.py'
 MIB = 2**20

@@ -22,7 +22,7 @@ from castling_det.castling import castling_attentions
 from castling_det.errors import InputError
 
 ROOT = Path(__file__).parents[2]
-STEM = 'castling-picodet_levit-nano_1xb16-16e_shapes-64x512'
+STEM = 'castling-picodet_levit-nano_1xb16-8e_shapes-64x512'
 CONFIG = ROOT / 'configs/castling_picodet' / f'{STEM}.py'
 
 

@@ -13,7 +13,7 @@ from castling_det.engine.cli import (
     load_run_config,
 )
 
-DEMO = 'castling_det::castling_picodet/castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
+DEMO = 'castling_det::castling_picodet/castling-picodet_levit-nano_1xb16-8e_shapes-64x512.py'
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from castling_det.engine.config_checks import (
 from castling_det.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'castling_picodet'
-DEMO = CONFIGS / 'castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
+DEMO = CONFIGS / 'castling-picodet_levit-nano_1xb16-8e_shapes-64x512.py'
 
 
 @pytest.fixture(scope='module')

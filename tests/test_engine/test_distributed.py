@@ -27,7 +27,7 @@ ITERATIONS = 20
 # untrained task-aligned one finds less than one box a process, where the losses are not scaled.
 LEAF = """
 _base_ = (
-    'castling_det::castling_picodet/castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
+    'castling_det::castling_picodet/castling-picodet_levit-nano_1xb16-8e_shapes-64x512.py'
 )
 
 custom_imports = dict(

@@ -16,7 +16,7 @@ from castling_det.engine.test_time_augmentation import add_test_time_augmentatio
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs'
-DEMO = CONFIGS / 'castling_picodet/castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
+DEMO = CONFIGS / 'castling_picodet/castling-picodet_levit-nano_1xb16-8e_shapes-64x512.py'
 HEADS = ['segformer_vit-nano', 'mask2former-nano_vit-nano']
 
 

@@ -13,11 +13,11 @@ from castling_det.export import program
 from castling_det.inference.predictor import TrainedModel
 
 ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / 'configs/castling_picodet/castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
+CONFIG = ROOT / 'configs/castling_picodet/castling-picodet_levit-nano_1xb16-8e_shapes-64x512.py'
 
 
 SEG_CONFIG = (
-    ROOT / 'configs/castling_seg' / 'castling-segformer_levit-nano_1xb16-2000i_shapes-seg-64x512.py'
+    ROOT / 'configs/castling_seg' / 'castling-segformer_levit-nano_1xb16-1200i_shapes-seg-64x512.py'
 )
 
 MASK2FORMER_CONFIG = (

@@ -16,7 +16,7 @@ from castling_det.models.attention import MaskedSoftmax
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / 'configs/castling_picodet'
-STEM = 'castling-picodet_levit-nano_1xb16-16e_shapes-64x512'
+STEM = 'castling-picodet_levit-nano_1xb16-8e_shapes-64x512'
 NONZEROS = {'backbone.stages.0.blocks.0.attn.attn': 0.0123, 'backbone.other': 0.0}
 
 

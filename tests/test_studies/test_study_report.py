@@ -5,7 +5,7 @@ from study import Run, Study
 from study_report import picture, tables
 
 ROOT = Path(__file__).parents[2]
-NANO = ROOT / 'configs/castling_picodet/castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
+NANO = ROOT / 'configs/castling_picodet/castling-picodet_levit-nano_1xb16-8e_shapes-64x512.py'
 PLAN = f"""
 base = '{NANO}'
 metric = 'mAP'

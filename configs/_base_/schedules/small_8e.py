@@ -1,7 +1,7 @@
-"""16 epochs of a small data set on one CPU or GPU, 16 images an iteration."""
+"""8 epochs of a small data set on one CPU or GPU, 16 images an iteration."""
 
-max_epochs = 16
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=4)
+max_epochs = 8
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=2)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
@@ -13,7 +13,7 @@ param_scheduler = [
 ]
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=0.002, weight_decay=0.025),
+    optimizer=dict(type='AdamW', lr=0.006, weight_decay=0.025),
     paramwise_cfg=dict(
         norm_decay_mult=0, bias_decay_mult=0, custom_keys={'bias.table': dict(decay_mult=0)}
     ),

@@ -1,7 +1,7 @@
-"""2,000 iterations of a small data set on one CPU or GPU, 16 images each."""
+"""1,200 iterations of a small data set on one CPU or GPU, 16 images each."""
 
-max_iters = 2000
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=500)
+max_iters = 1200
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=300)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
@@ -11,7 +11,7 @@ param_scheduler = [
 ]
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=0.004, weight_decay=0.025),
+    optimizer=dict(type='AdamW', lr=0.006, weight_decay=0.025),
     paramwise_cfg=dict(
         norm_decay_mult=0, bias_decay_mult=0, custom_keys={'bias.table': dict(decay_mult=0)}
     ),
