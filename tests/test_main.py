@@ -9,7 +9,7 @@ import pytest
 
 from castling_det.__main__ import main
 
-LEAF = 'castling_picodet/castling-picodet_levit-nano_1xb16-16e_shapes-64x512.py'
+LEAF = 'castling_picodet/castling-picodet_levit-nano_1xb16-8e_shapes-64x512.py'
 
 
 def test_a_tool_of_mmdet_reads_a_config_with_our_base(tmp_path):
