@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.config.utils import ConfigParsingError
+from mmengine.utils import import_modules_from_strings
 
 from castling_det.checkpoint import refuse_unsafe_checkpoints
 from castling_det.engine.config_checks import check_numbers, check_options
@@ -52,6 +53,8 @@ def load_config(filename: str | Path, cfg_options: dict | None = None) -> Config
     except (ImportError, OSError, TypeError, ConfigParsingError) as error:
         reason = (error.__cause__ and error.__cause__.__context__) or error
         raise InputError(f'config {filename} cannot be read: {reason}') from error
+    if 'custom_imports' in cfg:  # which mmengine leaves out in a Python-style config
+        import_modules_from_strings(**cfg.custom_imports)
     check_options(cfg, cfg_options or {})
     cfg.merge_from_dict(cfg_options or {})
     return cfg

@@ -118,13 +118,15 @@ def aux_calls(monkeypatch):
     return calls
 
 
-def build_runner(work_dir, by_epoch, hook=None, model=None, optim=None, **config):
+def build_runner(
+    work_dir, by_epoch, hook=None, model=None, optim=None, custom=(), batch_size=2, **config
+):
     """20 iterations, as 4 epochs of 5 or as they are, with a validation every 5."""
     generator = torch.Generator().manual_seed(0)
     dataset = [dict(inputs=torch.randn(6, 4, generator=generator)) for _ in range(10)]
     in_order = dict(type='DefaultSampler', shuffle=False)
     val_dataloader = dict(dataset=dataset, batch_size=2, sampler=in_order)
-    train_dataloader = val_dataloader
+    train_dataloader = dict(val_dataloader, batch_size=batch_size)
     if by_epoch:
         train_cfg = dict(by_epoch=True, max_epochs=4, val_interval=1)
     else:
@@ -136,7 +138,7 @@ def build_runner(work_dir, by_epoch, hook=None, model=None, optim=None, **config
         Toy() if model is None else model,
         work_dir=str(work_dir),
         train_dataloader=train_dataloader,
-        train_cfg=train_cfg,
+        train_cfg=config.pop('train_cfg', train_cfg),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1), **(optim or {})),
         val_dataloader=val_dataloader,
         val_evaluator=[ToyMetric()],
@@ -151,6 +153,7 @@ def build_runner(work_dir, by_epoch, hook=None, model=None, optim=None, **config
             hook or dict(type='CastlingHook', interval=5),
             dict(type='EMAHook', momentum=0.3, update_buffers=True),
             recorder,
+            *custom,
         ],
         experiment_name=f'{work_dir.name}_{len(list(work_dir.iterdir()))}',
         randomness=dict(seed=0),
@@ -395,6 +398,36 @@ def test_a_ramp_that_does_not_reach_1_is_told(tmp_path, hook):
     runner, _ = build_runner(tmp_path, True, dict(type='CastlingHook', **hook))
     runner.train()
     assert f'ramp ends at {0 if "curve" in hook else 0.95}, so masks' in log(runner)
+
+
+@pytest.mark.parametrize('custom', [[], [dict(type='ResumeHook')]])
+@pytest.mark.parametrize(('batch_size', 'length'), [(1, 10), (5, 2)])
+def test_ramp_goes_on_with_another_batch_size(tmp_path, custom, batch_size, length):
+    """As with another number of processes: 5 iterations an epoch before the checkpoint."""
+    runner, _ = build_runner(tmp_path, True, custom=custom)
+    runner.train()
+    path = str(tmp_path / 'epoch_2.pth')
+    config = dict(load_from=path, resume=True, batch_size=batch_size)
+    runner, ramps = build_runner(tmp_path, True, custom=custom, **config)
+    runner.train()
+    expected = [min(1.0, i / (4 * length * 0.9)) for i in range(2 * length, 4 * length)]
+    assert list(ramps.values()) == pytest.approx(expected)
+    assert 'ramp ends at' not in log(runner)
+
+
+def test_ramp_never_falls(tmp_path):
+    """A training whose masks were empty goes on for twice as long, and from its weights alone."""
+    runner, _ = build_runner(tmp_path, True)
+    runner.train()
+    path = str(tmp_path / 'epoch_4.pth')
+    longer = dict(by_epoch=True, max_epochs=8, val_interval=8)
+    runner, ramps = build_runner(tmp_path, True, load_from=path, resume=True, train_cfg=longer)
+    runner.train()
+    assert len(ramps) == 20 and set(ramps.values()) == {1.0}
+    assert log(runner).count('the ramp was 1 in the checkpoint and would be 0.556 by the') == 1
+    runner, ramps = build_runner(tmp_path, True, load_from=path)
+    runner.train()
+    assert ramps == expected_ramps(0)
 
 
 def test_registered_in_the_root_registry():

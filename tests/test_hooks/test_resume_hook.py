@@ -1,3 +1,4 @@
+import math
 import os
 import random
 import signal
@@ -60,10 +61,14 @@ class Interrupt(Hook):
 
     priority = 'LOWEST'
 
-    def __init__(self, after, kill):
+    def __init__(self, after, kill, rates):
         self.after = after
         self.kill = kill
         self.losses = {}
+        self.rates = rates
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.rates[runner.iter] = runner.optim_wrapper.param_groups[0]['lr']
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.losses[runner.iter] = outputs['loss'].item()
@@ -74,26 +79,40 @@ class Interrupt(Hook):
 
 
 def train(
-    work_dir, name, by_epoch=True, num_workers=0, interval=4, after=None, kill=False, **config
+    work_dir,
+    name,
+    by_epoch=True,
+    num_workers=0,
+    interval=4,
+    after=None,
+    kill=False,
+    batch_size=2,
+    max_epochs=3,
+    lr=0.01,
+    rates=None,
+    **config,
 ):
     """Train the toy; returns its losses, what it loaded in this process, and the final weights."""
     train_cfg = dict(by_epoch=by_epoch)
-    train_cfg.update(dict(max_epochs=3) if by_epoch else dict(max_iters=MAX_ITERS))
-    interrupt = Interrupt(after, kill)
+    train_cfg.update(dict(max_epochs=max_epochs) if by_epoch else dict(max_iters=MAX_ITERS))
+    cosine = dict(type='CosineAnnealingLR', T_max=MAX_ITERS, by_epoch=False)
+    if by_epoch:
+        cosine = dict(type='CosineAnnealingLR', T_max=max_epochs, convert_to_iter_based=True)
+    interrupt = Interrupt(after, kill, {} if rates is None else rates)
     torch.manual_seed(0)
     runner = Runner(
         Toy(),
         work_dir=str(work_dir / 'work'),
         train_dataloader=dict(
             dataset=Images(),
-            batch_size=2,
+            batch_size=batch_size,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             sampler=dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler'),
         ),
         train_cfg=train_cfg,
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01)),
-        param_scheduler=[dict(type='CosineAnnealingLR', T_max=MAX_ITERS, by_epoch=False)],
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=lr)),
+        param_scheduler=[cosine],
         default_hooks=dict(
             checkpoint=dict(type='SafeCheckpointHook', by_epoch=False, interval=interval)
         ),
@@ -108,7 +127,7 @@ def train(
         return interrupt.losses, None, None
     finally:
         end_workers(runner.train_dataloader)
-    final = read_checkpoint(work_dir / 'work' / f'iter_{MAX_ITERS}.pth')
+    final = read_checkpoint(work_dir / 'work' / f'iter_{runner.max_iters}.pth')
     return interrupt.losses, runner.train_dataloader.dataset.loaded, final
 
 
@@ -194,18 +213,48 @@ def test_order_without_a_configured_seed(tmp_path):
     assert loaded[:7] == torch.randperm(11, generator=generator)[4:].tolist()
 
 
-def test_other_number_of_batches_starts_the_epoch_anew(tmp_path, caplog):
+def log_of(folder):
+    return ''.join(path.read_text() for path in folder.glob('work/*/*.log'))
+
+
+@pytest.mark.parametrize('now', [1, 4, 11])
+def test_other_batch_size_goes_on_at_the_same_part_of_the_epoch(tmp_path, now):
+    """As another number of processes does: iterations, rate and images are those of the config."""
+    whole, resumed = {}, {}
+    train(tmp_path / 'whole', 'whole', batch_size=now, rates=whole)
+    train(tmp_path / 'other', 'killed', interval=4, after=9)
+    _, loaded, _ = train(tmp_path / 'other', 'resumed', batch_size=now, rates=resumed, resume=True)
+    length = -(-11 // now)
+    first = length + -(-2 * length // 6)  # iter_8 is 2 of 6 batches into the second epoch
+    assert resumed == {i: whole[i] for i in range(first, 3 * length)}
+    assert len(loaded) == max(0, 11 - (first - length) * now) + 11
+    log = log_of(tmp_path / 'other')
+    assert f'(images an iteration 2 -> {now}, iterations an epoch 6 -> {length}, ' in log
+    assert f'as they are there after {first} of {3 * length} iterations' in log
+
+
+def test_longer_schedule_comes_from_the_config(tmp_path):
+    whole, resumed, again = {}, {}, {}
+    train(tmp_path / 'whole', 'whole', max_epochs=4, rates=whole)
+    train(tmp_path / 'other', 'short', max_epochs=2)
+    assert 'another schedule' not in log_of(tmp_path / 'other')
+    train(tmp_path / 'other', 'resumed', max_epochs=4, rates=resumed, resume=True)
+    assert resumed == {i: whole[i] for i in range(12, 24)}
+    train(tmp_path / 'other', 'again', max_epochs=4, rates=again, resume=True)
+    assert not again
+    log = log_of(tmp_path / 'other')
+    assert '(iterations in all 12 -> 24): weights come from the checkpoint' in log
+    assert 'This training is complete: 24 of 24 iterations are done' in log
+
+
+def test_other_learning_rate_in_the_config(tmp_path):
+    """As --auto-scale-lr makes it."""
+    rates = {}
     train(tmp_path, 'killed', after=10)
-    path = tmp_path / 'work' / 'iter_8.pth'
-    checkpoint = read_checkpoint(path)
-    assert checkpoint['data_order']['position'] == 2
-    assert checkpoint['data_order']['num_batches'] == 6
-    checkpoint['data_order']['num_batches'] = 12
-    torch.save(checkpoint, path)
-    losses, loaded, _ = train(tmp_path, 'resumed', resume=True)
-    assert len(losses) == 12 and sorted(loaded[:11]) == list(range(11))
-    log = ''.join(path.read_text() for path in tmp_path.glob('work/*/*.log'))
-    assert 'Epoch 2 starts with its first image: the checkpoint, of 12 batches' in log
+    train(tmp_path, 'resumed', lr=0.02, rates=rates, resume=True)
+    cosine = [0.01 * (1 + math.cos(math.pi * i / MAX_ITERS)) for i in range(MAX_ITERS)]
+    assert rates == {i: pytest.approx(cosine[i]) for i in range(8, MAX_ITERS)}
+    assert 'Resumed under another schedule (learning rate): weights come' in log_of(tmp_path)
 
 
 def test_seed_depends_on_each_argument():
