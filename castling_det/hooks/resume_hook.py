@@ -115,6 +115,8 @@ class ResumeHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Remember the schedules of the config, in whose place those of a checkpoint are loaded."""
+        if not hasattr(runner.optim_wrapper, 'param_groups'):
+            return  # a test, where it is a config or nothing
         schedulers = _flat(runner.param_schedulers)
         names = {'lr', *(scheduler.param_name for scheduler in schedulers)}
         names |= {f'initial_{name}' for name in names}
