@@ -313,7 +313,9 @@ def test_compiled_once_for_all_ramps(dynamic):
     counter = CompileCounter()
     compiled = torch.compile(model, backend=counter, dynamic=dynamic)
     hook, x = CastlingHook(interval=8), torch.randn(2, 12, 8)
-    runner = SimpleNamespace(model=compiled, max_iters=40, max_epochs=1, train_loop=None, visualizer=None)
+    runner = SimpleNamespace(
+        model=compiled, max_iters=40, max_epochs=1, train_loop=None, visualizer=None
+    )
     nonzeros = []
     for runner.iter in range(40):
         hook.before_train_iter(runner, runner.iter)
