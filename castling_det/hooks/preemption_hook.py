@@ -24,8 +24,8 @@ class PreemptionHook(Hook):
     """End a training after the iteration in which SIGTERM comes, with a checkpoint to resume from.
 
     Schedulers (slurm, Kubernetes, torchrun) send it before they take a machine away. The processes
-    agree on the iteration; within a validation each ends by itself. ``interrupted.pth`` in the work dir is removed when a later checkpoint
-    is there and an epoch, or the training, has ended.
+    agree on the iteration; within a validation each ends by itself. ``interrupted.pth`` in the work
+    dir is removed when a later checkpoint is there and an epoch, or the training, has ended.
 
     Raises:
         Preempted: After SIGTERM.

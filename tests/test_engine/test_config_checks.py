@@ -183,7 +183,7 @@ def test_index_of_a_list_counts_as_the_config_does(cfg):
 def test_mixed_precision_needs_a_gpu(monkeypatch):
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
     check_device(Config(dict(optim_wrapper=dict(type='OptimWrapper'))))
-    with pytest.raises(InputError, match='AmpOptimWrapper .--amp. needs a GPU'):
+    with pytest.raises(InputError, match='--amp needs a GPU'):
         check_device(Config(dict(optim_wrapper=dict(type='AmpOptimWrapper'))))
 
 
