@@ -169,7 +169,7 @@ def check_device(cfg: Config) -> None:
     """
     if type_name(cfg.optim_wrapper) == 'AmpOptimWrapper' and not torch.cuda.is_available():
         raise InputError(
-            '--amp needs a GPU, as does optim_wrapper.type=AmpOptimWrapper in a config: leave it out'
+            '--amp needs a GPU, as optim_wrapper.type=AmpOptimWrapper does: leave it out'
         )
 
 
