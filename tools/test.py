@@ -4,9 +4,10 @@ import argparse
 
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
+from mmengine.fileio import load
 from mmengine.registry import RUNNERS
 
-from castling_det.configs import errors_with_place, task_of
+from castling_det.configs import errors_with_place, task_of, type_name
 from castling_det.datasets.checks import check_datasets
 from castling_det.engine.cli import (
     add_config_arguments,
@@ -44,6 +45,15 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def lacks_annotations(evaluator: dict) -> bool:
+    """Whether it reads a COCO json of images alone, as of a test set whose truth is kept back."""
+    path = evaluator.get('ann_file')
+    if type_name(evaluator) != 'CocoMetric' or path is None or not Path(path).is_file():
+        return False
+    content = load(path)
+    return isinstance(content, dict) and not content.get('annotations')
+
+
 def test(cfg: Config, args: argparse.Namespace) -> None:
     check_parts(cfg, 'model', 'test_dataloader', 'test_cfg', 'test_evaluator')
     is_segmentor = task_of(cfg) == 'segmentation'
@@ -53,6 +63,10 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     check_work_dir(cfg.work_dir)
     check_checkpoint(args.checkpoint)
     cfg.load_from = args.checkpoint
+    evaluators = cfg.test_evaluator
+    for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+        if args.out and not is_segmentor and lacks_annotations(evaluator):
+            evaluator.update(format_only=True, outfile_prefix=str(Path(args.out).with_suffix('')))
     if is_first_process():
         check_datasets(cfg, ('test',), decode=True)
     if args.tta:

@@ -170,7 +170,7 @@ def check_device(cfg: Config) -> None:
     """
     if type_name(cfg.optim_wrapper) == 'AmpOptimWrapper' and not torch.cuda.is_available():
         raise InputError(
-            'optim_wrapper.type=AmpOptimWrapper (--amp) needs a GPU, and there is none: leave it out'
+            '--amp needs a GPU, as optim_wrapper.type=AmpOptimWrapper does: leave it out'
         )
 
 

@@ -5,10 +5,13 @@ from mmengine.config import Config, ConfigDict
 
 from castling_det.engine.config_checks import (
     check_checkpoint,
+    check_device,
+    check_evaluator,
     check_input_size,
     check_numbers,
     check_options,
     check_parts,
+    check_vis_backends,
     check_work_dir,
 )
 from castling_det.errors import InputError
@@ -150,7 +153,6 @@ def test_lacking_parts_are_named(cfg, tmp_path):
         ('val_dataloader.batch_size', 0, 'at least 1'),
         ('test_dataloader.num_workers', -1, 'at least 0'),
         ('optim_wrapper.optimizer.lr', 'abc', 'a number'),
-        ('optim_wrapper.optimizer.weight_decay', [1, 2], 'a number'),
         ('train_cfg.max_epochs', True, 'a whole number'),
     ],
 )
@@ -162,6 +164,49 @@ def test_no_number_where_one_is_counted_with(cfg, path, value, remedy):
         check_numbers(wrong)
     assert str(refused.value).startswith(f'{path} is {value!r}: write ')
     assert remedy in str(refused.value)
+
+
+def test_index_of_a_list_counts_as_the_config_does(cfg):
+    """A wrong index would set another transform: the last one exists, the one after it does not."""
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    last = f'train_dataloader.dataset.pipeline.{len(pipeline) - 1}.type'
+    check_options(cfg, {last: 'PackDetInputs'})
+    beyond = f'train_dataloader.dataset.pipeline.{len(pipeline)}.type'
+    with pytest.raises(
+        InputError, match=f'is a list of {len(pipeline)}, and {len(pipeline)} is no'
+    ):
+        check_options(cfg, {beyond: 'PackDetInputs'})
+    with pytest.raises(InputError, match='pipeline.0 has no .typ.'):
+        check_options(Config(dict(pipeline=[dict(a=1), dict(typ=1)])), {'pipeline.0.typ.x': 1})
+
+
+def test_mixed_precision_needs_a_gpu(monkeypatch):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    check_device(Config(dict(optim_wrapper=dict(type='OptimWrapper'))))
+    with pytest.raises(InputError, match='--amp needs a GPU'):
+        check_device(Config(dict(optim_wrapper=dict(type='AmpOptimWrapper'))))
+
+
+def test_backend_whose_package_is_missing(monkeypatch):
+    monkeypatch.setattr('castling_det.engine.config_checks.find_spec', lambda name: None)
+    backends = [dict(type='LocalVisBackend'), dict(type='mmengine.WandbVisBackend')]
+    with pytest.raises(InputError, match=r'vis_backends\.1: WandbVisBackend needs .* wandb: pip'):
+        check_vis_backends(Config(dict(visualizer=dict(vis_backends=backends))))
+    check_vis_backends(Config(dict(visualizer=dict(vis_backends=backends[:1]))))
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'reason'),
+    [
+        (dict(metric='mAP'), "metric should be one of 'bbox', 'segm'"),
+        (dict(format_only=True), 'outfile_prefix'),
+    ],
+)
+def test_what_a_metric_refuses_is_found_at_the_start(arguments, reason):
+    evaluator = dict(type='CocoMetric', **arguments)
+    with pytest.raises(InputError, match='^val_evaluator: CocoMetric does not take') as refused:
+        check_evaluator(Config(dict(default_scope='mmdet', val_evaluator=evaluator)), 'val')
+    assert reason in str(refused.value)
 
 
 def test_checkpoint(tmp_path):

@@ -1,0 +1,45 @@
+"""A schedule that does not fit the length of its training."""
+
+import pytest
+from mmengine.config import Config
+
+from castling_det.engine.runner_checks import schedule_faults
+from castling_det.errors import InputError
+
+
+def faults(*schedulers: dict, max_iters: int, epoch: int | None = None, **train_cfg) -> list[str]:
+    cfg = Config(dict(param_scheduler=list(schedulers), model=dict(train_cfg=train_cfg)))
+    return list(schedule_faults(cfg, max_iters, epoch))
+
+
+WARM_UP = dict(type='LinearLR', by_epoch=False, begin=0, end=100)
+COSINE = dict(type='CosineAnnealingLR', T_max=16, convert_to_iter_based=True)
+
+
+def test_a_schedule_that_fits():
+    assert not faults(WARM_UP, COSINE, max_iters=160, epoch=10, initial_epoch=3)
+    assert not faults(WARM_UP, max_iters=1000)
+    poly = dict(type='PolyLR', by_epoch=False, begin=100, end=1000)
+    assert not faults(WARM_UP, poly, max_iters=1000)
+    assert not faults(dict(type='MultiStepLR', milestones=[8, 11]), max_iters=120, epoch=10)
+
+
+@pytest.mark.parametrize('epochs', [2, 20])
+def test_max_epochs_alone_is_changed(epochs):
+    (said,) = faults(WARM_UP, COSINE, max_iters=10 * epochs, epoch=10)
+    assert 'param_scheduler.1.T_max after 160' in said
+    assert ('param_scheduler.0.end after 100' in said) == (epochs == 2)
+    assert f'train_cfg.max_epochs={epochs} makes {10 * epochs}' in said
+
+
+def test_assignment_that_never_switches():
+    (said,) = faults(max_iters=20, epoch=10, initial_epoch=3)
+    assert 'initial_epoch=3 is not reached with train_cfg.max_epochs=2' in said
+
+
+def test_training_that_ends_within_its_warm_up():
+    poly = dict(type='PolyLR', by_epoch=False, begin=100, end=50)
+    with pytest.raises(
+        InputError, match=r'param_scheduler\.1 \(PolyLR\) begins at 100, and the tr'
+    ):
+        faults(WARM_UP, poly, max_iters=50)
