@@ -479,6 +479,20 @@ def test_writable_folder(tmp_path):
         require_writable(tmp_path / 'file')
 
 
+def test_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Else a power cut could leave an empty file under it, the old one being gone."""
+    path, steps = tmp_path / 'a.pth', []
+    synchronise, replace = os.fsync, Path.replace
+    monkeypatch.setattr(
+        os, 'fsync', lambda fd: steps.append(os.fstat(fd).st_size) or synchronise(fd)
+    )
+    monkeypatch.setattr(
+        Path, 'replace', lambda self, to: steps.append(Path(to).name) or replace(self, to)
+    )
+    write_whole(path, b'12345')
+    assert steps == [5, 'a.pth'] and path.read_bytes() == b'12345'
+
+
 def test_file_appears_when_all_is_written(tmp_path):
     path = tmp_path / 'new' / 'a.txt'
     with atomic_write(path) as unfinished:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet.models.test_time_augs import DetTTAModel, det_tta
 from mmengine.fileio import load
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
@@ -181,14 +182,34 @@ def test_training_form_is_another_detector_where_the_masks_are_not_empty(demo):
     )
 
 
-def test_test_time_augmentation_scores_boxes_by_the_mirrored_image_too(demo):
-    root, training = demo
-    command = [root / 'leaf.py', root / 'work' / 'epoch_40.pth', '--work-dir', root / 'tta']
-    call('test', *command, '--out', root / 'plain.pkl')
-    output = call('test', *command, '--out', root / 'tta.pkl', '--tta')
-    assert ap50(output) > ap50(training) - 0.15
-    plain, tta = (load(root / f'{name}.pkl')[0]['pred_instances'] for name in ('plain', 'tta'))
-    assert plain['scores'][:5].tolist() != tta['scores'][:5].tolist()
+def test_test_time_augmentation_hands_both_views_to_nms(demo, monkeypatch):
+    """The boxes of the mirrored view, mirrored back, beside those of the straight one."""
+    root, _ = demo
+    views, suppressed, nms = [], [], det_tta.batched_nms
+    merge = DetTTAModel.merge_aug_bboxes
+
+    def merge_aug_bboxes(self, boxes, scores, metas):
+        merged = merge(self, boxes, scores, metas)
+        views.append((metas, boxes, *merged))
+        return merged
+
+    def batched_nms(boxes, *words):
+        suppressed.append(boxes)
+        return nms(boxes, *words)
+
+    monkeypatch.setattr(DetTTAModel, 'merge_aug_bboxes', merge_aug_bboxes)
+    monkeypatch.setattr(det_tta, 'batched_nms', batched_nms)
+    leaf, checkpoint = root / 'leaf.py', root / 'work' / 'epoch_40.pth'
+    every = ['--cfg-options', 'model.test_cfg.score_thr=0.0']  # whatever the training has found
+    call('test', leaf, checkpoint, '--work-dir', root / 'tta', '--tta', *every)
+    assert len(views) == len(suppressed) == 32
+    for (metas, (straight, mirrored), boxes, scores), given in zip(views, suppressed, strict=True):
+        assert [meta['flip'] for meta in metas] == [False, True]
+        assert min(len(straight), len(mirrored)) > 0
+        back = mirrored.clone()
+        back[:, [0, 2]] = metas[0]['ori_shape'][1] - mirrored[:, [2, 0]]
+        torch.testing.assert_close(given, torch.cat([straight, back]))
+        assert torch.equal(given, boxes) and len(scores) == len(boxes)
 
 
 def test_dry_run_reports_and_leaves_nothing(demo):

@@ -1,6 +1,7 @@
 """Test a model, in the form that ships: ``python tools/test.py CONFIG CHECKPOINT``."""
 
 import argparse
+from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults

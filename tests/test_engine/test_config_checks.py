@@ -73,6 +73,13 @@ def test_options_without_effect(cfg, path, reason, nearest):
     assert nearest in near
 
 
+def test_first_index_beyond_a_list_is_refused():
+    cfg = Config(dict(custom_hooks=[dict(type='EMAHook')] * 2))
+    check_options(cfg, {'custom_hooks.1.momentum': 0.1})
+    with pytest.raises(ValueError, match='custom_hooks is a list of 2, and 2 is no index of it'):
+        check_options(cfg, {'custom_hooks.2.momentum': 0.1})
+
+
 def detector(scale, keep_ratio=False, batch_size=2, split='train', **preprocessor) -> Config:
     resize = dict(type='Resize', scale=scale, keep_ratio=keep_ratio)
     head = dict(anchor_generator=dict(strides=[8, (16, 16), 32]))

@@ -227,6 +227,21 @@ def test_nms_is_that_of_mmcv():
     assert len(nms(boxes[:0], scores[:0], labels[:0], 0.5, 7)) == 0
 
 
+def test_nms_at_the_threshold_and_between_equals():
+    """At it a box stays; of equal scores the first wins; other classes are let alone."""
+    half = np.array([[0, 0, 2, 1], [0, 0, 1, 1]], np.float32)  # IoU 1/2
+    scores, same = np.array([0.9, 0.8], np.float32), np.array([0, 0])
+    assert nms(half, scores, same, 0.5, 9).tolist() == [0, 1]
+    assert nms(half, scores, same, 0.49, 9).tolist() == [0]
+    assert nms(half, scores[::-1], same, 0.49, 9).tolist() == [1]
+    assert nms(half, scores[[0, 0]], same, 0.49, 9).tolist() == [0]
+    assert nms(half, scores, np.array([0, 1]), 0.49, 9).tolist() == [0, 1]
+    apart = np.array([[0, 0, 1, 1], [0, 2, 1, 3], [2, 0, 3, 1]], np.float32)  # sides that miss
+    assert nms(apart, np.ones(3, np.float32), np.zeros(3), 0.0, 9).tolist() == [0, 1, 2]
+    crossed = np.array([[0, 0, 1, 1], [3, 3, 4, 4]], np.float32)  # both sides negative
+    assert nms(crossed, scores, same, 0.5, 9).tolist() == [0, 1]
+
+
 def test_files_that_it_cannot_run_are_refused(tmp_path):
     with pytest.raises((FileNotFoundError, ValueError), match='no.onnx does not exist'):
         open_model(tmp_path / 'no.onnx')

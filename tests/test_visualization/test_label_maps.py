@@ -4,10 +4,25 @@ import numpy as np
 import pytest
 import torch
 from mmengine.structures import PixelData
+from PIL import Image
 
+from castling_det.errors import InputError
 from castling_det.segmentation import LegendVisualizer
+from castling_det.visualization.drawing import write_label_map
 
 META = dict(classes=('sky', 'road', 'tree'), palette=[(0, 0, 255), (200, 0, 0), (0, 255, 0)])
+
+
+def test_label_maps_of_up_to_256_classes(tmp_path):
+    palette = [(number, 255 - number, 7) for number in range(256)]
+    labels = np.arange(256).reshape(16, 16)
+    write_label_map(tmp_path / 'a.png', labels, palette)
+    picture = Image.open(tmp_path / 'a.png')
+    assert np.array_equal(np.asarray(picture), labels)
+    assert np.array_equal(np.asarray(picture.convert('RGB')).reshape(-1, 3), palette)
+    with pytest.raises(InputError, match='b.png: 257 classes do not fit into 8 bits a pixel'):
+        write_label_map(tmp_path / 'b.png', labels, [*palette, (0, 0, 0)])
+    assert not (tmp_path / 'b.png').exists()
 
 
 @pytest.fixture
