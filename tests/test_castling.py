@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_leaves
 
 from castling_det import castle, training_form
+from castling_det.castling import drop_aux
 from castling_det.models import CastlingAttention, CastlingLeViT, SelfAttention
 from castling_det.models.attention import MaskedSoftmax
 
@@ -265,3 +266,19 @@ def test_fold_bn_is_refused_in_training():
     with pytest.raises(ValueError, match='eval mode'):
         castle(model, fold_bn=True)
     assert model.attn.aux is not None
+
+
+@pytest.mark.parametrize(('ramp', 'warns'), [(0.9, True), (1.0, False)])
+def test_castling_before_the_end_of_the_ramp_is_said_once_with_the_figure(ramp, warns, monkeypatch):
+    said = []
+    monkeypatch.setattr('castling_det.castling.print_log', lambda text, **_: said.append(text))
+    model = nn.Sequential(SelfAttention(8, 2), SelfAttention(8, 2))
+    model[0].attn.ramp, model[1].attn.ramp = 1.0, ramp
+    for _ in range(2):
+        castle(model)
+    assert len(said) == warns and all('the ramp is 0.9, not 1' in text for text in said)
+
+
+def test_models_that_nobody_trained_lose_aux_without_a_word(monkeypatch):
+    monkeypatch.setattr('castling_det.castling.print_log', lambda *_, **__: pytest.fail('said'))
+    assert drop_aux(SelfAttention(8, 2)).attn.aux is None

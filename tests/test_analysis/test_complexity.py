@@ -17,6 +17,7 @@ from castling_det.analysis.complexity import (
     count_forms,
 )
 from castling_det.configs import input_shape
+from castling_det.errors import InputError
 from castling_det.models import CastlingAttention, CastlingLeViT, SelfAttention, SoftmaxAttention
 
 ROOT = Path(__file__).parents[2]
@@ -395,3 +396,49 @@ def test_softmax_twin_counts_as_its_config():
     counted = count_forms(ours, (320, 320))['softmax twin']
     expected = count_config(twin, (320, 320))
     assert (counted.params, counted.macs) == (expected.params, expected.macs)
+
+
+FOREIGN = {
+    'faster_rcnn': (
+        'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
+        'neck=dict(in_channels=[64, 128, 256, 512]), '
+        'test_cfg=dict(rpn=dict(max_per_img=7)), roi_head=dict(bbox_head=dict(fc_out_channels=8))',
+        {'backbone', 'neck', 'rpn_head', 'roi_head'},
+    ),
+    'detr': (
+        'mmdet::detr/detr_r50_8xb2-150e_coco.py',
+        'neck=dict(in_channels=[512]), encoder=dict(num_layers=1), decoder=dict(num_layers=1)',
+        {'backbone', 'neck', 'encoder', 'decoder', 'query_embedding', 'bbox_head'},
+    ),
+    'mask2former': (
+        'mmseg::mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024.py',
+        'decode_head=dict(in_channels=[64, 128, 256, 512], '
+        'pixel_decoder=dict(encoder=dict(num_layers=1)), transformer_decoder=dict(num_layers=1))',
+        {'backbone', 'decode_head'},
+    ),
+}
+
+
+def foreign(folder: Path, name: str) -> Config:
+    """A config of mmdet or mmseg itself on ResNet-18."""
+    base, model, _ = FOREIGN[name]
+    backbone = "backbone=dict(depth=18, init_cfg=None, norm_cfg=dict(type='BN'))"
+    (folder / f'{name}.py').write_text(f'_base_ = {base!r}\nmodel = dict({backbone}, {model})\n')
+    return Config.fromfile(folder / f'{name}.py')
+
+
+@pytest.mark.parametrize('name', list(FOREIGN))
+def test_two_stages_and_queries_are_counted(tmp_path, name):
+    counted = count_forms(foreign(tmp_path, name), (64, 96))['inference form']
+    assert set(counted.parts) == FOREIGN[name][2]
+    assert_parts_add_up(counted)
+    assert all(part.macs for key, part in counted.parts.items() if key != 'query_embedding')
+    if name == 'faster_rcnn':  # of each of the 7 proposals: two hidden layers, classes and boxes
+        assert counted.parts['roi_head'].macs == 7 * (256 * 49 * 8 + 8 * 8 + 8 * 81 + 8 * 320)
+
+
+def test_what_cannot_be_counted_is_one_sentence(tmp_path):
+    cfg = foreign(tmp_path, 'detr')
+    cfg.model.neck.in_channels = [3]
+    with pytest.raises(InputError, match='detr.py: DETR does not run on 64x96 px with mode='):
+        count_forms(cfg, (64, 96))

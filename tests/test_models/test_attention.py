@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from mmengine.analysis import get_model_complexity_info
 from mmengine.registry import MODELS, Registry
 from mmengine.runner.checkpoint import load_state_dict as mmengine_load_state_dict
 
@@ -373,6 +374,19 @@ def test_switch_to_deploy():
         assert attn.aux is None
         assert torch.equal(attn.train()(q, k, v), inference)
     attn.ramp = 0.5  # a hook that still runs does no harm
+
+
+def test_inference_form_has_no_empty_child():
+    """mmengine's report walks over all children, also those that are None."""
+    dropped = SelfAttention(8, 2)
+    dropped.attn.switch_to_deploy()
+    without = SelfAttention(8, 2, attn=dict(type='CastlingAttention', aux=None, kernel_size=None))
+    for model in (dropped, without):
+        assert None not in [child for m in model.modules() for child in m._modules.values()]
+        report = get_model_complexity_info(model.eval(), inputs=torch.randn(1, 6, 8))
+        assert report['params'] == sum(each.numel() for each in model.parameters())
+    assert list(dropped.state_dict()) == list(SelfAttention(8, 2).state_dict())
+    assert copy.deepcopy(dropped).attn.aux is None
 
 
 def test_autocast_is_finite_in_training():
