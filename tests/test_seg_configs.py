@@ -234,7 +234,7 @@ def test_readme_shows_options_that_build():
 
 
 def test_readme_shows_a_config_for_other_data(tmp_path):
-    text = (FOLDER / 'README.md').read_text()
+    text = (CONFIGS / 'castling_seg' / 'README.md').read_text()
     (block,) = (b for b in re.findall(r'(?:^    .*\n|^\n)+', text, re.MULTILINE) if '_base_ =' in b)
     leaf = tmp_path / 'my_config.py'
     leaf.write_text(textwrap.dedent(block))

@@ -310,4 +310,4 @@ def test_damaged_image_is_found_before_training_and_testing(untrained, tool):
 def test_study_named_by_its_plan_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'plan.py').write_text("base = 'base.py'\narms = dict()\nreference = 'twin'")
-    assert f'{tmp_path}.md' in refusal('report_study', 'plan.py')
+    assert f'{tmp_path}.md' in refusal('studies/report_study', 'plan.py')
