@@ -1,11 +1,12 @@
 import runpy
 from pathlib import Path
 
+import model_zoo
 import pytest
 import torch
-from model_zoo import stale_readmes
+from model_zoo import stale_files
 
-from castling_det.analysis.complexity import count_complexity
+from castling_det.analysis.complexity import Complexity, count_complexity
 from castling_det.models import CastlingLeViT
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'studies' / 'update_tables.py'
@@ -81,7 +82,7 @@ def test_tables_say_what_configs_and_metafile_say(configs):
     ours, theirs = counts('CastlingAttention', 32, 64), counts('SoftmaxAttention', 32, 64)
     other = counts('CastlingAttention', 32, 32)
     stem, measured = 'nano_1xb2-3e_toy-32x64', '*measured here*: seed 7, commit 1234567'
-    fresh = stale_readmes(configs)
+    fresh = stale_files(configs, recount=True)
     assert fresh[configs / 'README.md'].splitlines() == [
         '# Configs',
         '',
@@ -134,7 +135,22 @@ def test_tool_writes_what_is_stale_and_checks_it(configs, monkeypatch, capsys):
     assert len(list(configs.glob('**/*README.md'))) == 2
 
     replace(configs / 'family' / 'metafile.yml', 'mask AP: 10.5', 'mask AP: 10.6')
-    assert list(stale_readmes(configs)) == [configs / 'family' / 'README.md']
+    assert list(stale_files(configs, recount=False)) == [configs / 'family' / 'README.md']
+
+
+def test_only_what_changed_is_counted_again(configs, monkeypatch):
+    for path, text in stale_files(configs, recount=True).items():
+        path.write_text(text)
+    counted = []
+    monkeypatch.setattr(
+        model_zoo, 'count_config', lambda cfg, shape: counted.append(shape) or Complexity(9, 9)
+    )
+    assert not stale_files(configs, recount=False) and not counted
+    replace(configs / 'family' / 'ours_nano_1xb2-3e_other-32x32.py', 'CastlingAtt', 'SoftmaxAtt')
+    stale = stale_files(configs, recount=False)
+    assert counted == [(32, 32)] and len(stale) == 3
+    stale_files(configs, recount=True)
+    assert len(counted) == 4
 
 
 @pytest.mark.parametrize(
@@ -150,10 +166,10 @@ def test_tool_writes_what_is_stale_and_checks_it(configs, monkeypatch, capsys):
 def test_contradictions_are_named(configs, file, old, new, message):
     replace(configs / file, old, new)
     with pytest.raises(ValueError, match=message):
-        stale_readmes(configs)
+        stale_files(configs, recount=False)
 
 
 def test_a_name_against_the_rule_is_named(configs):
     (configs / 'family' / 'my_config.py').write_text('')
     with pytest.raises(ValueError, match='my_config.py: the name does not follow the rule'):
-        stale_readmes(configs)
+        stale_files(configs, recount=False)

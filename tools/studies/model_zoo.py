@@ -3,8 +3,13 @@
 A README keeps each table between two markers: ``<!-- table DATA -->`` opens the table of its
 folder's configs on one data set, ``<!-- table all -->`` that of all configs below it,
 ``<!-- end -->`` closes both.
+
+Counting the models takes minutes. What was counted stands in ``complexity.json`` beside the first
+README, for each config with a digest of its model and input size.
 """
 
+import hashlib
+import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,8 +19,9 @@ from mmengine.config import Config
 from mmengine.fileio import load
 from tables import fill_tables
 
-from castling_det.analysis.complexity import Complexity, count_config
+from castling_det.analysis.complexity import count_config
 
+COUNTS = 'complexity.json'
 _TASKS = dict(mmdet='detection', mmseg='segmentation', mmpretrain='classification')
 _NAME = re.compile(
     r'(?P<algorithm>[^_]+)_(?P<backbone>[^_]+)_[^_]+_(?P<data>[^_]+)-(?P<height>\d+)x(?P<width>\d+)'
@@ -41,16 +47,17 @@ class Leaf:
     Args:
         path (Path): The config file.
         result (Result): Its result; one without metrics if it was not run.
+        counted (list[str], optional): Digest, params and MACs as they were counted before.
 
     Raises:
         ValueError: If the file's name does not follow ``configs/README.md``.
     """
 
-    def __init__(self, path: Path, result: Result) -> None:
+    def __init__(self, path: Path, result: Result, counted: list[str] | None) -> None:
         name = _NAME.fullmatch(path.stem)
         if name is None:
             raise ValueError(f'{path}: the name does not follow the rule of configs/README.md')
-        self.path, self.result = path, result
+        self.path, self.result, self._counted = path, result, counted
         self.algorithm, self.backbone, self.data = name['algorithm'], name['backbone'], name['data']
         self.shape = int(name['height']), int(name['width'])
 
@@ -64,30 +71,42 @@ class Leaf:
         return Config.fromfile(self.path)
 
     @cached_property
-    def complexity(self) -> Complexity:
-        """Of the inference form, at the size that the name gives."""
-        return count_config(self.config, self.shape)
+    def counted(self) -> list[str]:
+        """Digest; millions of params and 1e9 MACs of the inference form at the name's size."""
+        model = [self.config.default_scope, self.config.model.to_dict(), self.shape]
+        text = json.dumps(model, sort_keys=True, default=repr)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        if self._counted and self._counted[0] == digest:
+            return self._counted
+        complexity = count_config(self.config, self.shape)
+        return [digest, f'{complexity.params / 1e6:.2f}', f'{complexity.macs / 1e9:.3f}']
 
     @property
     def counts(self) -> list[str]:
-        return [f'{self.complexity.params / 1e6:.2f}', f'{self.complexity.macs / 1e9:.3f}']
+        return self.counted[1:]
 
 
-def stale_readmes(configs: Path) -> dict[Path, str]:
-    """READMEs whose tables are not what configs and metafiles say, with the text that is.
+def stale_files(configs: Path, recount: bool) -> dict[Path, str]:
+    """READMEs whose tables are not what configs and metafiles say, and the counts, if they are not.
 
     Args:
         configs (Path): Folder with a README.md, and folders with leaves, README.md, metafile.yml.
+        recount (bool): Count every model; otherwise those alone whose configs have changed.
+
+    Returns:
+        dict[Path, str]: The text that each of them should have.
 
     Raises:
         ValueError: If a table names a data set without configs, or has no end; for a metafile that
             gives a result without its origin, or of a config that does not exist.
     """
-    leaves = []
+    store, leaves = configs / COUNTS, []
+    counted = json.loads(store.read_text()) if store.is_file() and not recount else {}
     for folder in sorted({path.parent for path in configs.glob('[!_]*/*.py')}):
         results = _read_results(folder / 'metafile.yml')
         for path in folder.glob('*.py'):
-            leaves.append(Leaf(path, results.pop(path.name, Result({}, '*not run*'))))
+            result = results.pop(path.name, Result({}, '*not run*'))
+            leaves.append(Leaf(path, result, counted.get(path.stem)))
         if results:
             raise ValueError(f'{folder}/metafile.yml: no such config: {", ".join(results)}')
     leaves.sort(key=lambda leaf: leaf.order)
@@ -97,6 +116,10 @@ def stale_readmes(configs: Path) -> dict[Path, str]:
         fresh = _with_fresh_tables(readme, text, leaves)
         if fresh != text:
             stale[readme] = fresh
+    lines = (f'{json.dumps(leaf.path.stem)}: {json.dumps(leaf.counted)}' for leaf in leaves)
+    text = '{\n' + ',\n'.join(lines) + '\n}\n'
+    if not store.is_file() or store.read_text() != text:
+        stale[store] = text
     return stale
 
 
