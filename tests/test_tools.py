@@ -234,7 +234,7 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(demo, monkeypatch):
     assert refusal('test', leaf, root / 'no.pth', *work) == missing
     assert 'is to end in .pkl' in refusal('test', leaf, root / 'no.pth', '--out', root / 'no.txt')
     options = ['--cfg-options', 'model.backbone.depth=3']
-    said = f"error: in {leaf}, model.backbone: CastlingLeViT takes no argument 'depth'"
+    said = f"error: {leaf}, model.backbone: CastlingLeViT takes no argument 'depth'"
     assert refusal('train', leaf, *work, *options).startswith(said)
     options = ['--cfg-options', 'train_dataloader.dataset.ann_file=no.json']
     assert f'{root}/shapes/no.json' in refusal('train', leaf, *work, *options)

@@ -157,7 +157,8 @@ def _iterations_done(runner: Runner, batch_idx: int) -> int:
         return runner.iter
     length = len(runner.train_dataloader)
     before = runner.epoch * length
-    return before + min(max(runner.iter - before, batch_idx), length - 1)
+    within = runner.iter - before
+    return before + (within if batch_idx <= within < length else batch_idx)
 
 
 def take_nonzeros(model: nn.Module) -> dict[str, float]:

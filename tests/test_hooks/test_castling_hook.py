@@ -400,15 +400,14 @@ def test_a_ramp_that_does_not_reach_1_is_told(tmp_path, hook):
     assert f'ramp ends at {0 if "curve" in hook else 0.95}, so masks' in log(runner)
 
 
-@pytest.mark.parametrize('custom', [[], [dict(type='ResumeHook')]])
 @pytest.mark.parametrize(('batch_size', 'length'), [(1, 10), (5, 2)])
-def test_ramp_goes_on_with_another_batch_size(tmp_path, custom, batch_size, length):
+def test_ramp_goes_on_with_another_batch_size(tmp_path, batch_size, length):
     """As with another number of processes: 5 iterations an epoch before the checkpoint."""
-    runner, _ = build_runner(tmp_path, True, custom=custom)
+    runner, _ = build_runner(tmp_path, True)
     runner.train()
     path = str(tmp_path / 'epoch_2.pth')
     config = dict(load_from=path, resume=True, batch_size=batch_size)
-    runner, ramps = build_runner(tmp_path, True, custom=custom, **config)
+    runner, ramps = build_runner(tmp_path, True, **config)
     runner.train()
     expected = [min(1.0, i / (4 * length * 0.9)) for i in range(2 * length, 4 * length)]
     assert list(ramps.values()) == pytest.approx(expected)

@@ -223,7 +223,9 @@ def test_other_batch_size_goes_on_at_the_same_part_of_the_epoch(tmp_path, now):
     whole, resumed = {}, {}
     train(tmp_path / 'whole', 'whole', batch_size=now, rates=whole)
     train(tmp_path / 'other', 'killed', interval=4, after=9)
-    _, loaded, _ = train(tmp_path / 'other', 'resumed', batch_size=now, rates=resumed, resume=True)
+    _, loaded, _ = train(
+        tmp_path / 'other', f'batches of {now}', batch_size=now, rates=resumed, resume=True
+    )
     length = -(-11 // now)
     first = length + -(-2 * length // 6)  # iter_8 is 2 of 6 batches into the second epoch
     assert resumed == {i: whole[i] for i in range(first, 3 * length)}
@@ -238,7 +240,7 @@ def test_longer_schedule_comes_from_the_config(tmp_path):
     train(tmp_path / 'whole', 'whole', max_epochs=4, rates=whole)
     train(tmp_path / 'other', 'short', max_epochs=2)
     assert 'another schedule' not in log_of(tmp_path / 'other')
-    train(tmp_path / 'other', 'resumed', max_epochs=4, rates=resumed, resume=True)
+    train(tmp_path / 'other', 'longer', max_epochs=4, rates=resumed, resume=True)
     assert resumed == {i: whole[i] for i in range(12, 24)}
     train(tmp_path / 'other', 'again', max_epochs=4, rates=again, resume=True)
     assert not again
@@ -251,7 +253,7 @@ def test_other_learning_rate_in_the_config(tmp_path):
     """As --auto-scale-lr makes it."""
     rates = {}
     train(tmp_path, 'killed', after=10)
-    train(tmp_path, 'resumed', lr=0.02, rates=rates, resume=True)
+    train(tmp_path, 'faster', lr=0.02, rates=rates, resume=True)
     cosine = [0.01 * (1 + math.cos(math.pi * i / MAX_ITERS)) for i in range(MAX_ITERS)]
     assert rates == {i: pytest.approx(cosine[i]) for i in range(8, MAX_ITERS)}
     assert 'Resumed under another schedule (learning rate): weights come' in log_of(tmp_path)
