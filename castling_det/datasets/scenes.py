@@ -9,9 +9,9 @@ The gems look exactly alike and lie near one end of the strip. Near the other en
 lamp, or lies a plain shape, equally likely and whatever else there is. So one object tells the
 class of all gems, from far away. The convolutions of CastlingLeViT reach 64 px at most: in a
 segmentor whose head looks at each cell alone only token mixing can carry the fact over. PicoDet's
-neck and head can see the other end by themselves, in their coarsest maps and in a gate that knows the
-mean of a map. With every gem found, who knows the rule has AP50 1.0 on both gem classes, and who
-does not has 0.5.
+neck and head can see the other end by themselves, in their coarsest maps and in a gate that knows
+the mean of a map. With every gem found, who knows the rule has AP50 1.0 on both gem classes, and
+who does not has 0.5.
 """
 
 import colorsys
