@@ -14,6 +14,7 @@ from tables import fill_tables
 
 from castling_det.checkpoint import atomic_write
 from castling_det.engine.cli import errors_in_one_sentence
+from castling_det.errors import InputError
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,6 +28,8 @@ def main() -> None:
     page = folder.with_suffix('.md')
     with errors_in_one_sentence():
         study = Study(folder / 'plan.py')
+        if not page.is_file():
+            raise InputError(f'{page} does not exist: write the page, with the marks of its tables')
         text = fill_tables(page.read_text(), tables(study).__getitem__)
     with atomic_write(page) as part:
         part.write_text(text)
