@@ -20,6 +20,7 @@ from mmengine.fileio import load
 from tables import fill_tables
 
 from castling_det.analysis.complexity import count_config
+from castling_det.errors import InputError
 
 COUNTS = 'complexity.json'
 _TASKS = dict(mmdet='detection', mmseg='segmentation', mmpretrain='classification')
@@ -50,13 +51,13 @@ class Leaf:
         counted (list[str], optional): Digest, params and MACs as they were counted before.
 
     Raises:
-        ValueError: If the file's name does not follow ``configs/README.md``.
+        InputError: If the file's name does not follow ``configs/README.md``.
     """
 
     def __init__(self, path: Path, result: Result, counted: list[str] | None) -> None:
         name = _NAME.fullmatch(path.stem)
         if name is None:
-            raise ValueError(f'{path}: the name does not follow the rule of configs/README.md')
+            raise InputError(f'{path}: the name does not follow the rule of configs/README.md')
         self.path, self.result, self._counted = path, result, counted
         self.algorithm, self.backbone, self.data = name['algorithm'], name['backbone'], name['data']
         self.shape = int(name['height']), int(name['width'])
@@ -97,7 +98,7 @@ def stale_files(configs: Path, recount: bool) -> dict[Path, str]:
         dict[Path, str]: The text that each of them should have.
 
     Raises:
-        ValueError: If a table names a data set without configs, or has no end; for a metafile that
+        InputError: If a table names a data set without configs, or has no end; for a metafile that
             gives a result without its origin, or of a config that does not exist.
     """
     store, leaves = configs / COUNTS, []
@@ -108,7 +109,7 @@ def stale_files(configs: Path, recount: bool) -> dict[Path, str]:
             result = results.pop(path.name, Result({}, '*not run*'))
             leaves.append(Leaf(path, result, counted.get(path.stem)))
         if results:
-            raise ValueError(f'{folder}/metafile.yml: no such config: {", ".join(results)}')
+            raise InputError(f'{folder}/metafile.yml: no such config: {", ".join(results)}')
     leaves.sort(key=lambda leaf: leaf.order)
     stale = {}
     for readme in sorted(configs.glob('**/README.md')):
@@ -143,12 +144,12 @@ def _status(metadata: dict, model: str) -> str:
         return f'*quoted*: {metadata["Source"]}'
     missing = [key for key in ('Seed', 'Commit', 'Hardware') if key not in metadata]
     if missing:
-        raise ValueError(
+        raise InputError(
             f'{model} has Results, but its Metadata lack {", ".join(missing)} '
             '(measured here) or Source (quoted)'
         )
     if not isinstance(metadata['Commit'], str):
-        raise ValueError(f'{model}: put the Commit in quotes, YAML reads it as a number')
+        raise InputError(f'{model}: put the Commit in quotes, YAML reads it as a number')
     return f'*measured here*: seed {metadata["Seed"]}, commit {metadata["Commit"]}'
 
 
@@ -162,8 +163,8 @@ def _with_fresh_tables(readme: Path, text: str, leaves: list[Leaf]) -> str:
 
     try:
         return fill_tables(text, rows)
-    except ValueError as error:
-        raise ValueError(f'{readme}: {error}') from error
+    except InputError as error:
+        raise InputError(f'{readme}: {error}') from error
 
 
 def _overview(leaves: list[Leaf], folder: Path) -> list[list[str]]:

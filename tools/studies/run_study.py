@@ -18,6 +18,7 @@ from mmengine.config import Config
 from study import Run, Study, bootstrap_ap50
 
 from castling_det.engine.cli import errors_in_one_sentence
+from castling_det.errors import InputError
 from castling_det.provenance import cpu_name, source_commit
 
 TOOLS = Path(__file__).parents[1]
@@ -44,7 +45,7 @@ def call(log: Path, tool: str, *args: object) -> struct_rusage:
         )
         _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise ValueError(f'{tool} failed: see the end of {log}')
+        raise InputError(f'{tool} failed: see the end of {log}')
     return usage
 
 

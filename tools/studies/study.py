@@ -33,6 +33,7 @@ from pycocotools.cocoeval import COCOeval
 
 from castling_det.checkpoint import atomic_write
 from castling_det.engine.cli import load_config
+from castling_det.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ class Study:
         plan_file (str | Path): Config file as above. The results are in ``results/`` beside it.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If an arm is tuned as an arm that the plan lacks.
+        InputError: If there is no such file.
+        InputError: If an arm is tuned as an arm that the plan lacks.
     """
 
     def __init__(self, plan_file: str | Path) -> None:
@@ -88,7 +89,7 @@ class Study:
         self.results_dir = Path(plan_file).parent / 'results'
         for name, arm in self.plan.arms.items():
             if arm.tuned_as not in self.plan.arms:
-                raise ValueError(
+                raise InputError(
                     f'{plan_file}: arms[{name!r}].tuned_as is {arm.tuned_as!r}, which is not among '
                     f'the arms {list(self.plan.arms)}'
                 )
