@@ -44,8 +44,12 @@ model = dict(
         transformer_decoder=dict(
             num_layers=3,
             layer_cfg=dict(
-                self_attn_cfg=dict(embed_dims=64, num_heads=4, batch_first=True),
-                cross_attn_cfg=dict(embed_dims=64, num_heads=4, batch_first=True),
+                self_attn_cfg=dict(
+                    embed_dims=64, num_heads=4, dropout_layer=None, batch_first=True
+                ),
+                cross_attn_cfg=dict(
+                    embed_dims=64, num_heads=4, dropout_layer=None, batch_first=True
+                ),
                 ffn_cfg=dict(embed_dims=64, feedforward_channels=256),
             ),
             return_intermediate=True,

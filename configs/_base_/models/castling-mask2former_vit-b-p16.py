@@ -47,8 +47,12 @@ model = dict(
         transformer_decoder=dict(
             num_layers=9,
             layer_cfg=dict(
-                self_attn_cfg=dict(embed_dims=256, num_heads=8, batch_first=True),
-                cross_attn_cfg=dict(embed_dims=256, num_heads=8, batch_first=True),
+                self_attn_cfg=dict(
+                    embed_dims=256, num_heads=8, dropout_layer=None, batch_first=True
+                ),
+                cross_attn_cfg=dict(
+                    embed_dims=256, num_heads=8, dropout_layer=None, batch_first=True
+                ),
                 ffn_cfg=dict(embed_dims=256, feedforward_channels=2048),
             ),
             return_intermediate=True,
