@@ -117,8 +117,8 @@ def read_checkpoint(filename: str | Path, map_location: str = 'cpu') -> dict[str
         dict[str, Any]: Its content; of the last two kinds the tensors by their names.
 
     Raises:
-        InputError: If the file does not exist, or is an address or the name of a hub.
-        InputError: If it is not a checkpoint, is damaged, or holds anything but data.
+        InputError: If the file does not exist, is an address or the name of a hub, is damaged or no
+            checkpoint, or holds anything but data.
     """
     path = require_file(filename)
     try:

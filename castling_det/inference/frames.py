@@ -122,8 +122,7 @@ def open_frames(source: Path) -> ImageFiles | VideoFile:
     """What a path stands for: an image, the images of a folder (not of those in it), a video.
 
     Raises:
-        InputError: If there is nothing, or a folder without images.
-        InputError: If a video cannot be read.
+        InputError: If there is nothing, a folder without images, or a video that cannot be read.
     """
     if source.is_dir():
         files = sorted(file for file in source.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)

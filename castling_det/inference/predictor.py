@@ -58,8 +58,8 @@ class TrainedModel(Predictor):
         device (str): As torch names it. Defaults to 'cpu'.
 
     Raises:
-        InputError: If the checkpoint does not exist.
-        InputError: If it is of another model, or if there is no such device.
+        InputError: If the checkpoint does not exist or is of another model, or if there is no such
+            device.
     """
 
     def __init__(self, cfg: Config, checkpoint: str | Path, device: str = 'cpu') -> None:
