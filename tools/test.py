@@ -16,7 +16,12 @@ from castling_det.engine.cli import (
     errors_in_one_sentence,
     load_run_config,
 )
-from castling_det.engine.config_checks import check_checkpoint, check_parts, check_work_dir
+from castling_det.engine.config_checks import (
+    check_checkpoint,
+    check_evaluator,
+    check_parts,
+    check_work_dir,
+)
 from castling_det.engine.distributed import is_first_process, start_processes
 from castling_det.engine.test_time_augmentation import add_test_time_augmentation
 from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
@@ -70,6 +75,7 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
             evaluator.update(format_only=True, outfile_prefix=str(Path(args.out).with_suffix('')))
     if is_first_process():
         check_datasets(cfg, ('test',), decode=True)
+        check_evaluator(cfg, 'test')
     if args.tta:
         add_test_time_augmentation(cfg)
     start_processes(cfg)

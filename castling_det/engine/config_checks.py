@@ -190,14 +190,17 @@ def check_vis_backends(cfg: Config) -> None:
 
 
 def check_evaluator(cfg: Config, split: str) -> None:
-    """Build the metrics of a split alone, so that what they refuse is refused before training.
+    """Build the metrics of a split alone, so that what they refuse is refused at the start.
+
+    mmdet's ``CocoMetric`` would refuse no sooner than after the last batch to compare with nothing,
+    or masks where there are none.
 
     Args:
         cfg (Config): With ``default_scope``.
         split (str): 'val' or 'test'.
 
     Raises:
-        InputError: With the key and the reason of the metric's own library.
+        InputError: With the key and the reason, of the metric's own library where it has one.
     """
     evaluators = cfg.get(f'{split}_evaluator') or []
     scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))
@@ -212,6 +215,26 @@ def check_evaluator(cfg: Config, split: str) -> None:
                     f'{split}_evaluator: {type_name(metric)} does not take its arguments: '
                     f'{error.args[0]}'
                 ) from error
+            if type_name(metric) == 'CocoMetric':
+                _check_coco_metric(cfg, split, metric)
+
+
+def _check_coco_metric(cfg: Config, split: str, metric: dict) -> None:
+    datasets = unwrap((cfg.get(f'{split}_dataloader') or {}).get('dataset'))
+    steps = [step for _, dataset in datasets for step in dataset.get('pipeline', ())]
+    if metric.get('ann_file') is None and not any(
+        'instances' in step.get('meta_keys', ()) for step in steps
+    ):
+        raise InputError(
+            f'{split}_evaluator has no ann_file to compare predictions with: set it to the '
+            f'annotations of {split}_dataloader'
+        )
+    wanted = metric.get('metric', 'bbox')
+    finds_masks = any('mask' in path for path, _ in paths(cfg.get('model', {})))
+    if 'segm' in ([wanted] if isinstance(wanted, str) else wanted) and not finds_masks:
+        raise InputError(
+            f"{split}_evaluator.metric is {wanted!r}, but the model finds boxes alone: take 'bbox'"
+        )
 
 
 def check_checkpoint(filename: str | Path | None) -> None:

@@ -216,6 +216,28 @@ def test_what_a_metric_refuses_is_found_at_the_start(arguments, reason):
     assert reason in str(refused.value)
 
 
+def evaluated(metric: dict, model: dict, **step) -> Config:
+    loader = dict(dataset=dict(pipeline=[dict(type='PackDetInputs', **step)]))
+    evaluator = dict(type='CocoMetric', **metric)
+    cfg = dict(default_scope='mmdet', model=model, val_dataloader=loader, val_evaluator=evaluator)
+    return Config(cfg)
+
+
+def test_metric_with_nothing_to_compare_with():
+    with pytest.raises(InputError, match='^val_evaluator has no ann_file .* of val_dataloader$'):
+        check_evaluator(evaluated(dict(ann_file=None), {}), 'val')
+    check_evaluator(evaluated(dict(ann_file=None), {}, meta_keys=('img_id', 'instances')), 'val')
+
+
+def test_metric_of_masks_that_the_model_does_not_find(tmp_path):
+    (tmp_path / 'ann.json').write_text('{}')
+    for metric in ('segm', ['bbox', 'segm']):
+        metric = dict(ann_file=f'{tmp_path}/ann.json', metric=metric)
+        with pytest.raises(InputError, match="^val_evaluator.metric is .*segm.* take 'bbox'$"):
+            check_evaluator(evaluated(metric, dict(bbox_head=dict(type='PicoHead'))), 'val')
+        check_evaluator(evaluated(metric, dict(roi_head=dict(mask_head={}))), 'val')
+
+
 def test_checkpoint(tmp_path):
     check_checkpoint(None)
     with pytest.raises(ValueError, match='remote.pth is not local'):
