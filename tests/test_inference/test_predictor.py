@@ -167,9 +167,9 @@ def test_records_can_be_written_as_json():
     sample = DetDataSample(pred_instances=instances)
     box = dict(bbox_xyxy=[1.0, 2.13, 3.0, 4.0], score=0.9877, label='dog')
     classes = ('cat', 'dog')
-    picture = Frame(Path('in/a.jpg'), None, np.zeros((4, 4, 3), np.uint8))
-    assert records(picture, sample, classes) == [dict(file='a.jpg', **box)]
-    frame = Frame(Path('in/a.mp4'), 7, np.zeros((4, 4, 3), np.uint8))
+    picture = Frame(Path('sub/a.jpg'), None, np.zeros((4, 4, 3), np.uint8))
+    assert records(picture, sample, classes) == [dict(file='sub/a.jpg', **box)]
+    frame = Frame(Path('a.mp4'), 7, np.zeros((4, 4, 3), np.uint8))
     assert records(frame, sample, classes) == [dict(file='a.mp4', frame=7, **box)]
 
 
