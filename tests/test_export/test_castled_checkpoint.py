@@ -1,6 +1,4 @@
 import hashlib
-import runpy
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,17 +82,14 @@ def test_castled_files_give_the_evaluated_outputs(trained, castled):
 
 
 @pytest.mark.parametrize('name', ['segformer_vit-nano', 'mask2former-nano_vit-nano'])
-def test_castled_segmentor_gives_the_same_maps(name, tmp_path, monkeypatch, capsys):
+def test_castled_segmentor_gives_the_same_maps(name, tmp_path, call):
     """By the tool; the MACs that it tells differ by the softmax of six blocks of four heads."""
     (path,) = ROOT.glob(f'configs/*/castling-{name}_1xb4-1500i_camvid-192x256.py')
     cfg = Config.fromfile(path)
     torch.manual_seed(0)
     model = build(cfg, 'mmseg').eval()
     torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'seg.pth')
-    command = ['castle.py', path, tmp_path / 'seg.pth', '--out', tmp_path / 'out']
-    monkeypatch.setattr(sys, 'argv', list(map(str, command)))
-    runpy.run_path(str(ROOT / 'tools' / 'castle.py'), run_name='__main__')
-    lines = capsys.readouterr().out.splitlines()
+    lines = call('castle', path, tmp_path / 'seg.pth', '--out', tmp_path / 'out').splitlines()
     macs = [float(line.split()[-5]) for line in lines if line.endswith(' M MACs at 192x256')]
     tokens = 12 * 16 + 1
     assert macs[0] - macs[1] == pytest.approx(6 * 4 * 2 * tokens**2 * 32 / 1e6, abs=0.11)
@@ -142,12 +137,9 @@ def test_warning_with_the_figure(castled):
     assert replace(castled, ramp=1.0).warning() is None
 
 
-def test_tool(trained, castled, tmp_path, monkeypatch, capsys):
+def test_tool(trained, castled, tmp_path, call):
     """The same file as from the function; MACs fall, and the warning is passed on."""
-    command = ['castle.py', FOLDER / f'{STEM}.py', trained[0], '--out', tmp_path]
-    monkeypatch.setattr(sys, 'argv', list(map(str, command)))
-    runpy.run_path(str(ROOT / 'tools' / 'castle.py'), run_name='__main__')
-    lines = capsys.readouterr().out.splitlines()
+    lines = call('castle', FOLDER / f'{STEM}.py', trained[0], '--out', tmp_path).splitlines()
     forms = [line for line in lines if line.endswith(' M MACs at 64x512')]
     assert [line.partition(':')[0] for line in forms] == ['training form', 'inference form']
     macs = [float(line.split()[-5]) for line in forms]
