@@ -8,8 +8,10 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from castling_det import training_form
+from castling_det.castling import castling_attentions
 from castling_det.errors import InputError
 from castling_det.export.castled_checkpoint import castle_checkpoint, inference_config
+from castling_det.inference.predictor import TrainedModel
 from castling_det.models.attention import MaskedSoftmax
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +81,14 @@ def test_castled_files_give_the_evaluated_outputs(trained, castled):
     with torch.no_grad(), training_form(model.eval()):
         for kind, expected in zip(model(x), average(x), strict=True):
             assert all(map(torch.equal, kind, expected))
+
+
+def test_ramp_is_taken_by_whoever_loads(cfg, trained, castled, tmp_path):
+    """From the training's file and the castled one alike; a bare state dict tells of none."""
+    torch.save(trained[1].state_dict(), tmp_path / 'bare.pth')
+    for file, ramp in ((trained[0], 0.5), (castled.checkpoint, 0.5), (tmp_path / 'bare.pth', 0)):
+        model = TrainedModel(cfg, file).model
+        assert {attention.ramp for _, attention in castling_attentions(model)} == {ramp}
 
 
 @pytest.mark.parametrize('name', ['segformer_vit-nano', 'mask2former-nano_vit-nano'])

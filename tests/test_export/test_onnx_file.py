@@ -15,6 +15,7 @@ from PIL import Image
 onnx = pytest.importorskip('onnx', reason="the extra 'export' is not installed")
 onnxruntime = pytest.importorskip('onnxruntime')
 
+from castling_det.errors import InputError  # noqa: E402
 from castling_det.export import onnx_file  # noqa: E402
 from castling_det.export.build import graphs  # noqa: E402
 from castling_det.inference.predictor import TrainedModel  # noqa: E402
@@ -167,6 +168,11 @@ def test_runtime_and_image_demo_predict_what_the_detector_does(
     with pytest.raises(SystemExit):
         call('image_demo', *words, '--device', 'cuda')
     assert 'an .onnx file takes no --config' in capsys.readouterr().err
+
+
+def test_folder_in_the_place_of_the_file(detector, tmp_path):
+    with pytest.raises(InputError, match=f'--out {tmp_path} is a folder: give the name of a file'):
+        onnx_file.export_onnx(detector, tmp_path)
 
 
 def test_file_of_other_weights_is_not_written(other_detector, exports_network, tmp_path):
