@@ -8,6 +8,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.fileio import load
 from mmengine.registry import RUNNERS
 
+from castling_det.checkpoint import require_file
 from castling_det.configs import errors_with_place, task_of, type_name
 from castling_det.datasets.checks import check_datasets
 from castling_det.engine.cli import (
@@ -17,7 +18,6 @@ from castling_det.engine.cli import (
     load_run_config,
 )
 from castling_det.engine.config_checks import (
-    check_checkpoint,
     check_evaluator,
     check_parts,
     check_work_dir,
@@ -67,7 +67,7 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
         is_to = 'be a folder, for label maps' if is_segmentor else 'end in .pkl'
         raise SystemExit(f'error: --out {args.out} is to {is_to}')
     check_work_dir(cfg.work_dir)
-    check_checkpoint(args.checkpoint)
+    require_file(args.checkpoint)
     cfg.load_from = args.checkpoint
     evaluators = cfg.test_evaluator
     for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:

@@ -2,7 +2,6 @@
 
 import difflib
 import inspect
-from collections.abc import Iterator
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +14,6 @@ from mmengine.registry import METRICS, DefaultScope
 from mmengine.runner import FlexibleRunner, Runner
 from torch.utils.data import DataLoader
 
-from castling_det.checkpoint import require_file
 from castling_det.configs import UNKNOWN_TYPE, errors_with_place, paths, type_name, unwrap
 from castling_det.errors import InputError
 
@@ -79,35 +77,6 @@ def check_options(cfg: Config, options: dict) -> None:
             reason += _nearest(cfg, keys)
         if reason is not None:
             raise InputError(f'--cfg-options {path}: {reason}')
-
-
-def check_input_size(cfg: Config) -> None:
-    """Refuse images that are too small for the detector's strides.
-
-    An image below the largest stride is smaller than one cell of the coarsest map. A batch whose
-    coarsest maps have one cell in all cannot train batch norm. Sizes are those that the config
-    fixes, by ``Resize`` or ``BatchSyncRandomResize``; strides those of an anchor generator.
-
-    Raises:
-        InputError: Naming the key, the size and the stride.
-    """
-    strides = [stride for head in cfg.model.values() for stride in _strides(head)]
-    if not strides:
-        return
-    stride = max(strides)
-    for key, (height, width) in _input_sizes(cfg):
-        if min(height, width) < stride:
-            raise InputError(
-                f'{key}: {width}x{height} px is too small for a map of stride {stride}: use sides '
-                f'of at least {stride} px'
-            )
-        batch_size = cfg.train_dataloader.get('batch_size', 1)
-        cells = -(-height // stride) * -(-width // stride)
-        if batch_size * cells == 1 and not key.startswith(('val_', 'test_')):
-            raise InputError(
-                f'{key}: one image of {width}x{height} px a batch gives batch norm a single cell '
-                f'at stride {stride}: use train_dataloader.batch_size=2, or larger images'
-            )
 
 
 def check_work_dir(work_dir: str | Path) -> None:
@@ -237,16 +206,6 @@ def _check_coco_metric(cfg: Config, split: str, metric: dict) -> None:
         )
 
 
-def check_checkpoint(filename: str | Path | None) -> None:
-    """Refuse a checkpoint that is not there, or not local.
-
-    Raises:
-        InputError: Naming it.
-    """
-    if filename is not None:
-        require_file(filename)
-
-
 def _fault(cfg: Config, keys: tuple[str, ...], arguments_of: dict) -> str | None:
     node = cfg
     for depth, key in enumerate(keys):
@@ -289,28 +248,3 @@ def _nearest(cfg: Config, keys: tuple[str, ...]) -> str:
 
 def _arguments(function: type) -> set[str]:
     return set(inspect.signature(function).parameters)
-
-
-def _strides(head: dict) -> Iterator[int]:
-    if isinstance(head, dict) and 'anchor_generator' in head:
-        for stride in head['anchor_generator'].get('strides', ()):
-            yield stride if isinstance(stride, int) else max(stride)
-
-
-def _input_sizes(cfg: Config) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Where the config fixes an input size, and the smallest height and width there."""
-    for split in ('train', 'val', 'test'):
-        wrapped = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
-        for key, dataset in unwrap(wrapped, f'{split}_dataloader.dataset'):
-            for index, transform in enumerate(dataset.get('pipeline', ())):
-                if type_name(transform) == 'Resize' and 'scale' in transform:
-                    scale = transform['scale']
-                    width, height = (scale, scale) if isinstance(scale, int) else scale
-                    if transform.get('keep_ratio', False):
-                        width = height = max(width, height)
-                    yield f'{key}.pipeline.{index}.scale', (height, width)
-    augments = (cfg.model.get('data_preprocessor') or {}).get('batch_augments') or ()
-    for index, augment in enumerate(augments):
-        if type_name(augment) == 'BatchSyncRandomResize':
-            low = augment['random_size_range'][0]
-            yield f'model.data_preprocessor.batch_augments.{index}.random_size_range', (low, low)

@@ -1,9 +1,12 @@
 """A schedule that does not fit the length of its training."""
 
+from types import SimpleNamespace
+
 import pytest
 from mmengine.config import Config
+from torch.utils.data import DataLoader
 
-from castling_det.engine.runner_checks import schedule_faults
+from castling_det.engine.runner_checks import check_runner, schedule_faults
 from castling_det.errors import InputError
 
 
@@ -43,3 +46,11 @@ def test_training_that_ends_within_its_warm_up():
         InputError, match=r'param_scheduler\.1 \(PolyLR\) begins at 100, and the tr'
     ):
         faults(WARM_UP, poly, max_iters=50)
+
+
+def test_fewer_images_than_a_batch():
+    """With drop_last there is none, and mmengine would train on nothing without a word."""
+    loader = DataLoader([0, 1], batch_size=4, drop_last=True)
+    runner = SimpleNamespace(train_loop=SimpleNamespace(dataloader=loader))
+    with pytest.raises(InputError, match='2 images a process are fewer than a batch of 4, which d'):
+        check_runner(runner)
