@@ -159,7 +159,7 @@ def test_values_of_another_kind(folder, part, key, value):
     entries[1][key] = value
     error = only_error(check(folder, {part: entries}, split='val'))
     assert f'`{key}` of 1 of 2 entries of `{part}` is not ' in error
-    assert f'({json.dumps(value)})' in error
+    assert f'({json.dumps(value)} at the positions 1): write it so' in error
 
 
 def test_entries_lack_a_key(folder):
@@ -180,10 +180,14 @@ def test_iscrowd_is_needed_in_evaluation_alone(folder):
 @pytest.mark.parametrize(
     ('changes', 'words'),
     [
-        (dict(bbox=[1, 2, float('nan'), 4]), '`bbox` and `area` of 1 annotations'),
-        (dict(bbox=[1, 2, 3]), '`bbox` and `area` of 1 annotations'),
-        (dict(bbox=[1, 2, None, 4]), '`bbox` and `area` of 1 annotations'),
-        (dict(area='12'), '`bbox` and `area` of 1 annotations'),
+        (
+            dict(bbox=[1, 2, float('nan'), 4]),
+            'not four finite numbers, [x, y, width, height] ([1, ',
+        ),
+        (dict(bbox=[1, 2, 3]), 'not four finite numbers'),
+        (dict(bbox=[1, 2, None, 4]), 'not four finite numbers'),
+        (dict(bbox='1 2 3 4'), 'not four finite numbers'),
+        (dict(area='12'), '`area` of 1 of 2 entries of `annotations` is not a finite number'),
     ],
 )
 def test_boxes_that_are_no_numbers(folder, changes, words):
@@ -195,7 +199,7 @@ def test_images_without_a_size(folder):
     images = content()['images']
     images[1]['width'] = 0
     error = only_error(check(folder, dict(images=images)))
-    assert '`width` and `height` of 1 images are not positive' in error and 'id 2' in error
+    assert '`width` of 1 of 2 entries of `images` is not a positive number (0 at' in error
 
 
 def test_missing_images_are_counted_and_the_first_five_named(folder):
