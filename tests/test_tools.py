@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.models.test_time_augs import DetTTAModel, det_tta
-from mmengine.fileio import load
+from mmengine.fileio import dump, load
 from PIL import Image
 
 from castling_det.checkpoint import read_checkpoint
@@ -129,6 +129,23 @@ def test_testing_repeats_the_metric_and_draws_truth_beside_prediction(demo):
     assert cv2.imread(str(drawn[0])).shape == (192, 3072, 3)
 
 
+def test_predictions_of_a_test_set_without_annotations(demo, call, refusal, tmp_path):
+    """As COCO's image_info_test-dev2017.json; without --out there is nothing to be had."""
+    root, _ = demo
+    content = load(root / 'shapes' / 'annotations' / 'train.json')
+    del content['annotations']
+    dump(content, tmp_path / 'info.json')
+    keys = ('test_dataloader.dataset.ann_file', 'test_evaluator.ann_file')
+    options = ['--cfg-options', *(f'{key}={tmp_path}/info.json' for key in keys)]
+    words = [root / 'leaf.py', root / 'work' / 'epoch_40.pth', '--work-dir', tmp_path, *options]
+    assert 'set test_evaluator.format_only=True' in refusal('test', *words)
+    assert 'bbox_mAP' not in call('test', *words, '--out', tmp_path / 'found.pkl')
+    assert len(load(tmp_path / 'found.pkl')) == 32
+    assert {'image_id', 'category_id', 'bbox', 'score'} == load(tmp_path / 'found.bbox.json')[
+        0
+    ].keys()
+
+
 def test_training_form_is_another_detector_where_the_masks_are_not_empty(demo, call):
     root, _ = demo
     checkpoint = read_checkpoint(root / 'work' / 'epoch_40.pth')
@@ -203,6 +220,11 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(demo, monkeypatch, refusa
     assert refusal('train', leaf, *work, *options).startswith(said)
     options = ['--cfg-options', 'train_dataloader.dataset.ann_file=no.json']
     assert f'{root}/shapes/no.json' in refusal('train', leaf, *work, *options)
+    words = dict(train=[leaf, *work], test=[leaf, root / 'work' / 'epoch_40.pth', *work])
+    for tool, split in (('train', 'val'), ('test', 'test')):
+        for option, said in (('ann_file=None', 'no ann_file'), ('metric=segm', "take 'bbox'")):
+            option = f'{split}_evaluator.{option}'
+            assert said in refusal(tool, *words[tool], '--cfg-options', option)
 
 
 def test_config_without_a_model_or_data(tmp_path, refusal):
