@@ -601,6 +601,7 @@ def test_lists_of_paths(folder, changes):
     ('changes', 'words'),
     [
         (dict(metainfo=dict(classes='cat')), r"classes is 'cat'.* \('cat',\)"),
+        (dict(metainfo=dict(classes=())), r'metainfo has no classes: write metainfo=dict\(cla'),
         (dict(data_prefix=dict(img_path='')), 'data_prefix has no img'),
     ],
 )

@@ -174,6 +174,12 @@ def test_what_a_metric_refuses_is_found_at_the_start(arguments, reason):
     assert reason in str(refused.value)
 
 
+def test_metric_that_does_not_exist():
+    cfg = Config(dict(default_scope='mmdet', val_evaluator=dict(type='CocoMetrik')))
+    with pytest.raises(InputError, match="val_evaluator.type: no 'CocoMetrik' .* are CocoMetric,"):
+        check_evaluator(cfg, 'val')
+
+
 def evaluated(metric: dict, model: dict, **step) -> Config:
     loader = dict(dataset=dict(pipeline=[dict(type='PackDetInputs', **step)]))
     evaluator = dict(type='CocoMetric', **metric)

@@ -77,6 +77,14 @@ def test_dry_run_counts_and_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_training_without_validation():
+    cfg = config()
+    for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
+        cfg.pop(key)
+    found = dry_run(cfg)
+    assert (found.val_batches, found.total_seconds) == (0, 12 * found.iteration_seconds)
+
+
 @pytest.mark.parametrize('batch_size', [1, 2, 4])
 def test_batch_of_one_image_under_batch_norm(batch_size):
     """Every one, the last after those that are tried, and the last of two."""

@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 from torch.utils.data import DataLoader
 
-from castling_det.engine.runner_checks import check_runner, schedule_faults
+from castling_det.engine.runner_checks import check_runner, schedule_faults, single_images_named
 from castling_det.errors import InputError
 
 
@@ -46,6 +46,22 @@ def test_training_that_ends_within_its_warm_up():
         InputError, match=r'param_scheduler\.1 \(PolyLR\) begins at 100, and the tr'
     ):
         faults(WARM_UP, poly, max_iters=50)
+
+
+def test_odd_schedule_is_a_warning():
+    warnings = []
+    loop = SimpleNamespace(dataloader=[0], max_iters=50)
+    cfg = Config(dict(param_scheduler=[WARM_UP], model={}))
+    check_runner(
+        SimpleNamespace(train_loop=loop, cfg=cfg, logger=SimpleNamespace(warning=warnings.append))
+    )
+    (said,) = warnings
+    assert 'param_scheduler.0.end after 100 iterations, where train_cfg.max_iters=50' in said
+
+
+def test_other_errors_than_of_batch_norm_stay_what_they_are():
+    with pytest.raises(ValueError, match='^something else$'), single_images_named():
+        raise ValueError('something else')
 
 
 def test_fewer_images_than_a_batch():
