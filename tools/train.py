@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import find_latest_checkpoint
 
-from castling_det.checkpoint import require_file
+from castling_det.checkpoint import require_file, require_writable
 from castling_det.configs import errors_with_place
 from castling_det.datasets.checks import check_datasets
 from castling_det.engine.cli import (
@@ -21,7 +21,6 @@ from castling_det.engine.config_checks import (
     check_evaluator,
     check_parts,
     check_vis_backends,
-    check_work_dir,
 )
 from castling_det.engine.distributed import is_first_process, start_processes
 from castling_det.engine.dry_run import dry_run
@@ -66,7 +65,7 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
                 f'error: --auto-scale-lr: {args.config} lacks auto_scale_lr.base_batch_size'
             )
         cfg.auto_scale_lr.enable = True
-    check_work_dir(cfg.work_dir)
+    require_writable(cfg.work_dir)
     if cfg.get('load_from') is not None:
         require_file(cfg.load_from)
     check_device(cfg)

@@ -117,16 +117,10 @@ def _read(ann_file: Path, report: DatasetReport) -> dict[str, list[dict]]:
         )
     for part, keys in REQUIRED.items():
         entries = content[part]
-        strange = [n for n, entry in enumerate(entries) if not isinstance(entry, dict)]
-        if strange:
-            raise InputError(
-                f'{ann_file}: {len(strange)} of {len(entries)} entries of `{part}` are no '
-                f'objects {{...}} (positions {first_five(strange)}): {remedy}'
-            )
         for name, (is_right, words) in keys.items():
             if name == 'iscrowd' and report.use != 'metric':
                 continue  # pycocotools counts on it in evaluation alone
-            without = [n for n, entry in enumerate(entries) if name not in entry]
+            without = [n for n, e in enumerate(entries) if not (isinstance(e, dict) and name in e)]
             if without:
                 raise InputError(
                     f'{ann_file}: {len(without)} of {len(entries)} entries of `{part}` lack '

@@ -4,8 +4,6 @@ import difflib
 import inspect
 from copy import deepcopy
 from importlib.util import find_spec
-from pathlib import Path
-from tempfile import NamedTemporaryFile
 from types import UnionType
 
 import torch
@@ -14,7 +12,14 @@ from mmengine.registry import METRICS, DefaultScope
 from mmengine.runner import FlexibleRunner, Runner
 from torch.utils.data import DataLoader
 
-from castling_det.configs import UNKNOWN_TYPE, errors_with_place, paths, type_name, unwrap
+from castling_det.configs import (
+    UNKNOWN_TYPE,
+    errors_with_place,
+    evaluators_of,
+    paths,
+    type_name,
+    unwrap,
+)
 from castling_det.errors import InputError
 
 DELETE = '_delete_'
@@ -77,31 +82,6 @@ def check_options(cfg: Config, options: dict) -> None:
             reason += _nearest(cfg, keys)
         if reason is not None:
             raise InputError(f'--cfg-options {path}: {reason}')
-
-
-def check_work_dir(work_dir: str | Path) -> None:
-    """Refuse a work dir that cannot be made or written, without making it.
-
-    A file is written to its nearest folder that exists, and removed: what the rights say is no
-    answer for root, nor on a file system that is read-only or full.
-
-    Raises:
-        InputError: Naming the folder that stands in the way.
-    """
-    nearest = Path(work_dir).absolute()
-    while not nearest.exists() and nearest != nearest.parent:
-        nearest = nearest.parent
-    remedy = 'give another as --work-dir'
-    if not nearest.is_dir():
-        raise InputError(f'work dir {work_dir}: {nearest} is not a folder; {remedy}')
-    try:
-        with NamedTemporaryFile(prefix='.writable', dir=nearest) as probe:
-            probe.write(b'1')
-            probe.flush()
-    except OSError as error:
-        raise InputError(
-            f'work dir {work_dir}: {nearest} cannot be written ({error.strerror}); {remedy}'
-        ) from error
 
 
 def check_parts(cfg: Config, *names: str) -> None:
@@ -171,10 +151,9 @@ def check_evaluator(cfg: Config, split: str) -> None:
     Raises:
         InputError: With the key and the reason, of the metric's own library where it has one.
     """
-    evaluators = cfg.get(f'{split}_evaluator') or []
     scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))
     with scope, errors_with_place(cfg):
-        for metric in evaluators if isinstance(evaluators, list) else [evaluators]:
+        for metric in evaluators_of(cfg, split):
             try:
                 METRICS.build(deepcopy(metric))
             except (AssertionError, KeyError, ValueError) as error:

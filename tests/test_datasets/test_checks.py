@@ -138,7 +138,7 @@ def test_byte_order_mark(folder):
 @pytest.mark.parametrize('entry', [5, None, 'text', ['id']])
 def test_entries_that_are_no_objects(folder, part, entry):
     error = only_error(check(folder, {part: [*content()[part], entry]}))
-    assert f'1 of 3 entries of `{part}` are no objects {{...}} (positions 2)' in error
+    assert f'1 of 3 entries of `{part}` lack `id` (positions 2)' in error
 
 
 @pytest.mark.parametrize(

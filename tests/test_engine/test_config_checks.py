@@ -10,7 +10,6 @@ from castling_det.engine.config_checks import (
     check_options,
     check_parts,
     check_vis_backends,
-    check_work_dir,
 )
 from castling_det.errors import InputError
 
@@ -76,25 +75,6 @@ def test_first_index_beyond_a_list_is_refused():
     check_options(cfg, {'custom_hooks.1.momentum': 0.1})
     with pytest.raises(ValueError, match='custom_hooks is a list of 2, and 2 is no index of it'):
         check_options(cfg, {'custom_hooks.2.momentum': 0.1})
-
-
-def test_work_dir(tmp_path):
-    (tmp_path / 'file').touch()
-    check_work_dir(tmp_path / 'new' / 'folders')
-    assert not (tmp_path / 'new').exists()
-    with pytest.raises(ValueError, match='file is not a folder; give another as --work-dir'):
-        check_work_dir(tmp_path / 'file' / 'work')
-    with pytest.raises(ValueError, match='/proc cannot be written|/proc/self'):
-        check_work_dir('/proc/self/work')
-
-
-def test_work_dir_is_really_tried(tmp_path, monkeypatch):
-    """The rights of root are no proof: a kernel's file system takes no files."""
-    monkeypatch.setattr('os.access', lambda *_, **__: True)
-    with pytest.raises(ValueError, match=r'work dir /proc/x: /proc cannot be written \(.+\); give'):
-        check_work_dir('/proc/x')
-    check_work_dir(tmp_path / 'x')
-    assert not list(tmp_path.iterdir())
 
 
 def test_lacking_parts_are_named(cfg, tmp_path):
