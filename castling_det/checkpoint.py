@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -117,8 +118,8 @@ def read_checkpoint(filename: str | Path, map_location: str = 'cpu') -> dict[str
         dict[str, Any]: Its content; of the last two kinds the tensors by their names.
 
     Raises:
-        InputError: If the file does not exist, or is an address or the name of a hub.
-        InputError: If it is not a checkpoint, is damaged, or holds anything but data.
+        InputError: If the file does not exist, is an address or the name of a hub, is damaged or no
+            checkpoint, or holds anything but data.
     """
     path = require_file(filename)
     try:
@@ -424,19 +425,23 @@ def write_whole(path: str | Path, content: bytes) -> None:
 
 
 def require_writable(folder: str | Path) -> None:
-    """Make the folder where there is none, and write a file to it and remove it again.
+    """Write a file to the folder, or to the nearest one above that exists, and remove it again.
+
+    What the rights say is no answer for root, nor on a file system that is read-only or full.
 
     Raises:
-        InputError: If one of these fails.
+        InputError: If that fails.
     """
-    probe = Path(folder) / '.writable'
+    nearest = Path(folder).absolute()
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
     try:
-        probe.parent.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b'1')
-        probe.unlink()
+        with NamedTemporaryFile(prefix='.writable', dir=nearest) as probe:
+            probe.write(b'1')
+            probe.flush()
     except OSError as error:
         raise InputError(
-            f'{folder} cannot be written ({error.strerror}): choose another --work-dir'
+            f'{folder} cannot be written ({nearest}: {error.strerror}): choose another --work-dir'
         ) from error
 
 

@@ -95,6 +95,12 @@ def input_shape(cfg: Config) -> tuple[int, int]:
     return tuple(crop)
 
 
+def evaluators_of(cfg: Config, split: str) -> list[dict]:
+    """The metrics of 'val' or 'test': a config has one, several or none."""
+    evaluators = cfg.get(f'{split}_evaluator') or []
+    return evaluators if isinstance(evaluators, list) else [evaluators]
+
+
 def type_name(node: dict) -> str:
     """The name of a ``type``, which may be a text, with its scope or not, or the class itself."""
     kind = node.get('type', '')

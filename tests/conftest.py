@@ -1,6 +1,11 @@
-"""What the tests share: the data sets that only some machines have, and the GPU marker."""
+"""What the tests share: data sets that only some machines have, the GPU marker, tools to call."""
 
+import io
 import os
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 # On shared cores a parallel region of torch waits longer than the tests' small tensors take.
@@ -8,10 +13,56 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import pytest
 import torch
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 
 import castling_det  # noqa: F401  mmcv.ops can be imported from here on, compiled or not
 
 DATA_VARIABLE = 'CASTLING_DET_DATA'
+TOOLS = Path(__file__).parents[1] / 'tools'
+
+
+@pytest.fixture(scope='session')
+def call() -> Callable[..., str]:
+    """Run a tool without a new process, which saves the imports, and return what it printed."""
+
+    def call(tool: str, *words: object) -> str:
+        spec = spec_from_file_location(f'tool_{tool}', TOOLS / f'{tool}.py')
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        printed = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+            patch.setattr(sys, 'argv', [tool, *map(str, words)])
+            patch.setenv('LOCAL_RANK', '0')
+            try:
+                module.main()
+            except SystemExit as left:
+                left.printed = printed.getvalue()
+                raise
+            finally:
+                for manager in (DefaultScope, MessageHub, MMLogger, *with_subclasses(Visualizer)):
+                    manager._instance_dict.clear()  # mmengine's globals, found by name
+        return printed.getvalue()
+
+    return call
+
+
+def with_subclasses(parent: type) -> list[type]:
+    return sum(map(with_subclasses, parent.__subclasses__()), [parent])
+
+
+@pytest.fixture(scope='session')
+def refusal(call: Callable[..., str]) -> Callable[..., str]:
+    """The sentence with which a tool leaves."""
+
+    def refusal(tool: str, *words: object) -> str:
+        with pytest.raises(SystemExit) as left:
+            call(tool, *words)
+        assert '\n' not in left.value.code
+        return left.value.code
+
+    return refusal
 
 
 @pytest.fixture

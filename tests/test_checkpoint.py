@@ -471,12 +471,15 @@ def test_full_device(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['a']
 
 
-def test_writable_folder(tmp_path):
+def test_writable_folder_is_really_tried(tmp_path, monkeypatch):
+    """The rights of root are no proof: a kernel's file system takes no files."""
+    monkeypatch.setattr('os.access', lambda *_, **__: True)
     require_writable(tmp_path / 'a' / 'b')
-    assert (tmp_path / 'a' / 'b').is_dir() and not list((tmp_path / 'a' / 'b').iterdir())
+    assert not list(tmp_path.iterdir())
     (tmp_path / 'file').write_text('')
-    with pytest.raises(ValueError, match=r'file cannot be written .*--work-dir'):
-        require_writable(tmp_path / 'file')
+    for folder, nearest in ((tmp_path / 'file' / 'b', 'file'), ('/proc/x', '/proc')):
+        with pytest.raises(InputError, match=f'^{folder} cannot be .*{nearest}: .+--work-dir$'):
+            require_writable(folder)
 
 
 def test_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):

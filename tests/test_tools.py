@@ -1,12 +1,9 @@
 """The README's commands on a few tiny scenes: once as subprocesses, then in this process."""
 
-import io
 import os
 import re
 import subprocess
 import sys
-from contextlib import redirect_stdout
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import cv2
@@ -14,10 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.models.test_time_augs import DetTTAModel, det_tta
-from mmengine.fileio import load
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
+from mmengine.fileio import dump, load
 from PIL import Image
 
 from castling_det.checkpoint import read_checkpoint
@@ -93,41 +87,12 @@ def run(*args: object) -> str:
     return output
 
 
-def with_subclasses(parent: type) -> list[type]:
-    return sum(map(with_subclasses, parent.__subclasses__()), [parent])
-
-
-def call(tool: str, *args: object) -> str:
-    """Run a tool without a new process, which saves the imports, and return what it printed."""
-    spec = spec_from_file_location(f'tool_{tool}', ROOT / 'tools' / f'{tool}.py')
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    printed = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
-        patch.setattr(sys, 'argv', [tool, *map(str, args)])
-        patch.setenv('LOCAL_RANK', '0')
-        try:
-            module.main()
-        finally:
-            for manager in (DefaultScope, MessageHub, MMLogger, *with_subclasses(Visualizer)):
-                manager._instance_dict.clear()  # mmengine's globals, found by name
-    return printed.getvalue()
-
-
-def refusal(tool: str, *args: object) -> str:
-    """The sentence with which a tool leaves."""
-    with pytest.raises(SystemExit) as left:
-        call(tool, *args)
-    assert '\n' not in left.value.code
-    return left.value.code
-
-
 def ap50(output: str) -> float:
     return float(re.findall(r'coco/bbox_mAP_50: ([\d.]+)', output)[-1])
 
 
 @pytest.fixture(scope='module')
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def demo(tmp_path_factory: pytest.TempPathFactory, call) -> tuple[Path, str]:
     """Folder of a demo detector, trained in two runs, and what the second one printed."""
     root = tmp_path_factory.mktemp('demo')
     run('tools/make_shapes.py', root / 'shapes', '--num-train', 32, '--num-val', 1)
@@ -164,7 +129,24 @@ def test_testing_repeats_the_metric_and_draws_truth_beside_prediction(demo):
     assert cv2.imread(str(drawn[0])).shape == (192, 3072, 3)
 
 
-def test_training_form_is_another_detector_where_the_masks_are_not_empty(demo):
+def test_predictions_of_a_test_set_without_annotations(demo, call, refusal, tmp_path):
+    """As COCO's image_info_test-dev2017.json; without --out there is nothing to be had."""
+    root, _ = demo
+    content = load(root / 'shapes' / 'annotations' / 'train.json')
+    del content['annotations']
+    dump(content, tmp_path / 'info.json')
+    keys = ('test_dataloader.dataset.ann_file', 'test_evaluator.ann_file')
+    options = ['--cfg-options', *(f'{key}={tmp_path}/info.json' for key in keys)]
+    words = [root / 'leaf.py', root / 'work' / 'epoch_40.pth', '--work-dir', tmp_path, *options]
+    assert 'set test_evaluator.format_only=True' in refusal('test', *words)
+    assert 'bbox_mAP' not in call('test', *words, '--out', tmp_path / 'found.pkl')
+    assert len(load(tmp_path / 'found.pkl')) == 32
+    assert {'image_id', 'category_id', 'bbox', 'score'} == load(tmp_path / 'found.bbox.json')[
+        0
+    ].keys()
+
+
+def test_training_form_is_another_detector_where_the_masks_are_not_empty(demo, call):
     root, _ = demo
     checkpoint = read_checkpoint(root / 'work' / 'epoch_40.pth')
     assert checkpoint['meta']['castling']['ramp'] == 1
@@ -182,7 +164,7 @@ def test_training_form_is_another_detector_where_the_masks_are_not_empty(demo):
     )
 
 
-def test_test_time_augmentation_hands_both_views_to_nms(demo, monkeypatch):
+def test_test_time_augmentation_hands_both_views_to_nms(demo, monkeypatch, call):
     """The boxes of the mirrored view, mirrored back, beside those of the straight one."""
     root, _ = demo
     views, suppressed, nms = [], [], det_tta.batched_nms
@@ -212,7 +194,7 @@ def test_test_time_augmentation_hands_both_views_to_nms(demo, monkeypatch):
         assert torch.equal(given, boxes) and len(scores) == len(boxes)
 
 
-def test_dry_run_reports_and_leaves_nothing(demo):
+def test_dry_run_reports_and_leaves_nothing(demo, call):
     root, _ = demo
     before = sorted(root.glob('**/*'))
     output = call('train', root / 'leaf.py', '--work-dir', root / 'dry', '--dry-run')
@@ -223,7 +205,7 @@ def test_dry_run_reports_and_leaves_nothing(demo):
     assert sorted(root.glob('**/*')) == before
 
 
-def test_what_cannot_be_run_is_refused_in_one_sentence(demo, monkeypatch):
+def test_what_cannot_be_run_is_refused_in_one_sentence(demo, monkeypatch, refusal):
     root, _ = demo
     leaf, work = root / 'leaf.py', ['--work-dir', root / 'refused']
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
@@ -238,9 +220,14 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(demo, monkeypatch):
     assert refusal('train', leaf, *work, *options).startswith(said)
     options = ['--cfg-options', 'train_dataloader.dataset.ann_file=no.json']
     assert f'{root}/shapes/no.json' in refusal('train', leaf, *work, *options)
+    words = dict(train=[leaf, *work], test=[leaf, root / 'work' / 'epoch_40.pth', *work])
+    for tool, split in (('train', 'val'), ('test', 'test')):
+        for option, said in (('ann_file=None', 'no ann_file'), ('metric=segm', "take 'bbox'")):
+            option = f'{split}_evaluator.{option}'
+            assert said in refusal(tool, *words[tool], '--cfg-options', option)
 
 
-def test_config_without_a_model_or_data(tmp_path):
+def test_config_without_a_model_or_data(tmp_path, refusal):
     (tmp_path / 'leaf.py').write_text('optim_wrapper = dict()')
     (tmp_path / 'some.pth').touch()
     for tool, *words in (('train',), ('test', tmp_path / 'some.pth')):
@@ -249,11 +236,11 @@ def test_config_without_a_model_or_data(tmp_path):
     assert 'there is nothing to check' in refusal('check_dataset', tmp_path / 'leaf.py')
 
 
-def test_folder_that_takes_no_shapes():
+def test_folder_that_takes_no_shapes(refusal):
     assert '/proc/shapes cannot be written (' in refusal('make_shapes', '/proc/shapes')
 
 
-def test_segmentor_by_the_same_commands(tmp_path):
+def test_segmentor_by_the_same_commands(tmp_path, call, refusal):
     leaf, work = tmp_path / 'leaf.py', ['--work-dir', tmp_path / 'work']
     call('make_shapes', tmp_path / 'shapes', '--num-train', 8, '--num-val', 1)
     leaf.write_text(SEG_LEAF.format(demo=SEG_DEMO, root=tmp_path))
@@ -280,14 +267,14 @@ def test_segmentor_by_the_same_commands(tmp_path):
 
 
 @pytest.fixture
-def untrained(tmp_path: Path) -> Path:
+def untrained(tmp_path: Path, call) -> Path:
     """Folder with the leaf of the demo, without custom hooks, and one scene."""
     call('make_shapes', tmp_path / 'shapes', '--num-train', 1, '--num-val', 1)
     (tmp_path / 'leaf.py').write_text(LEAF.format(demo=DEMO, root=tmp_path) + 'custom_hooks = []\n')
     return tmp_path
 
 
-def test_checkpoint_of_another_model_without_any_hook_of_the_config(untrained):
+def test_checkpoint_of_another_model_without_any_hook_of_the_config(untrained, refusal):
     torch.save(dict(state_dict={'stem.weight': torch.ones(3)}), untrained / 'other.pth')
     words = [untrained / 'leaf.py', '--work-dir', untrained / 'work']
     said = f'error: {untrained}/other.pth is of another model'
@@ -297,7 +284,7 @@ def test_checkpoint_of_another_model_without_any_hook_of_the_config(untrained):
 
 
 @pytest.mark.parametrize('tool', ['train', 'test'])
-def test_damaged_image_is_found_before_training_and_testing(untrained, tool):
+def test_damaged_image_is_found_before_training_and_testing(untrained, tool, refusal):
     (image,) = (untrained / 'shapes' / 'images' / 'train').iterdir()
     image.write_bytes(image.read_bytes()[:100])
     (untrained / 'some.pth').touch()
@@ -307,7 +294,7 @@ def test_damaged_image_is_found_before_training_and_testing(untrained, tool):
     assert f'{image.parent} cannot be read: mend them' in said and image.name in said
 
 
-def test_study_named_by_its_plan_alone(tmp_path, monkeypatch):
+def test_study_named_by_its_plan_alone(tmp_path, monkeypatch, refusal):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'plan.py').write_text("base = 'base.py'\narms = dict()\nreference = 'twin'")
     assert f'{tmp_path}.md' in refusal('studies/report_study', 'plan.py')

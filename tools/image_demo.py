@@ -1,4 +1,4 @@
-"""Draw what a detector or segmentor sees in an image, in the images of a folder, or in a video.
+"""Draw what a detector or segmentor sees in an image, in all images of a folder, or in a video.
 
 python tools/image_demo.py photos --config CONFIG --checkpoint CHECKPOINT --out-dir drawn
 
@@ -6,9 +6,9 @@ An .onnx file, as tools/export_onnx.py writes it, serves in place of both:
 
 python tools/image_demo.py photos --checkpoint model.onnx --out-dir drawn
 
-Pictures (or the video) keep their names; beside them a detector's predictions stand in
-predictions.json (while it works one a line in predictions.unfinished.jsonl), a segmentor's label
-maps in label_maps/.
+Pictures keep their path below the folder, a video its name; beside them a detector's predictions
+stand in predictions.json (while it works one a line in predictions.unfinished.jsonl), a segmentor's
+label maps in label_maps/.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def open_predictor(args: argparse.Namespace) -> Predictor:
 def main() -> None:
     args = parse_args()
     with errors_in_one_sentence():
-        frames = open_frames(args.source)
+        frames = open_frames(args.source, args.out_dir)
         num_drawn, num_boxes = draw_predictions(
             *(frames, open_predictor(args), args.out_dir, args.score_thr),
             track=lambda frames: track_iter_progress((frames, len(frames)), file=sys.stderr),
@@ -74,7 +74,7 @@ def main() -> None:
     if num_boxes is not None:
         line += f', boxes: {num_boxes}'
     if isinstance(frames, ImageFiles) and frames.unreadable:
-        reasons = '; '.join(f'{file.name}: {why}' for file, why in frames.unreadable.items())
+        reasons = '; '.join(f'{file}: {why}' for file, why in frames.unreadable.items())
         line += f', left out: {len(frames.unreadable)} ({reasons})'
     print(f'{line}; see {args.out_dir}')
 

@@ -8,7 +8,8 @@ from mmengine.evaluator import DumpResults
 from mmengine.fileio import load
 from mmengine.registry import RUNNERS
 
-from castling_det.configs import errors_with_place, task_of, type_name
+from castling_det.checkpoint import require_file, require_writable
+from castling_det.configs import errors_with_place, evaluators_of, task_of, type_name
 from castling_det.datasets.checks import check_datasets
 from castling_det.engine.cli import (
     add_config_arguments,
@@ -16,7 +17,10 @@ from castling_det.engine.cli import (
     errors_in_one_sentence,
     load_run_config,
 )
-from castling_det.engine.config_checks import check_checkpoint, check_parts, check_work_dir
+from castling_det.engine.config_checks import (
+    check_evaluator,
+    check_parts,
+)
 from castling_det.engine.distributed import is_first_process, start_processes
 from castling_det.engine.test_time_augmentation import add_test_time_augmentation
 from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
@@ -61,15 +65,15 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     if args.out and args.out.endswith(('.pkl', '.pickle')) == is_segmentor:
         is_to = 'be a folder, for label maps' if is_segmentor else 'end in .pkl'
         raise SystemExit(f'error: --out {args.out} is to {is_to}')
-    check_work_dir(cfg.work_dir)
-    check_checkpoint(args.checkpoint)
+    require_writable(cfg.work_dir)
+    require_file(args.checkpoint)
     cfg.load_from = args.checkpoint
-    evaluators = cfg.test_evaluator
-    for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+    for evaluator in evaluators_of(cfg, 'test'):
         if args.out and not is_segmentor and lacks_annotations(evaluator):
             evaluator.update(format_only=True, outfile_prefix=str(Path(args.out).with_suffix('')))
     if is_first_process():
         check_datasets(cfg, ('test',), decode=True)
+        check_evaluator(cfg, 'test')
     if args.tta:
         add_test_time_augmentation(cfg)
     start_processes(cfg)

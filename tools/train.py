@@ -7,6 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import find_latest_checkpoint
 
+from castling_det.checkpoint import require_file, require_writable
 from castling_det.configs import errors_with_place
 from castling_det.datasets.checks import check_datasets
 from castling_det.engine.cli import (
@@ -16,17 +17,14 @@ from castling_det.engine.cli import (
     load_run_config,
 )
 from castling_det.engine.config_checks import (
-    check_checkpoint,
     check_device,
     check_evaluator,
-    check_input_size,
     check_parts,
     check_vis_backends,
-    check_work_dir,
 )
 from castling_det.engine.distributed import is_first_process, start_processes
 from castling_det.engine.dry_run import dry_run
-from castling_det.engine.runner_checks import check_runner
+from castling_det.engine.runner_checks import check_runner, single_images_named
 from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
 from castling_det.hooks.preemption_hook import Preempted, PreemptionHook
 
@@ -67,11 +65,11 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
                 f'error: --auto-scale-lr: {args.config} lacks auto_scale_lr.base_batch_size'
             )
         cfg.auto_scale_lr.enable = True
-    check_work_dir(cfg.work_dir)
-    check_checkpoint(cfg.get('load_from'))
+    require_writable(cfg.work_dir)
+    if cfg.get('load_from') is not None:
+        require_file(cfg.load_from)
     check_device(cfg)
     check_vis_backends(cfg)
-    check_input_size(cfg)
     if is_first_process():
         check_datasets(cfg, ('train',))
         if cfg.get('val_dataloader'):  # what cannot be read there would end the training
@@ -87,7 +85,8 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
     refuse_other_checkpoints(runner)
     check_runner(runner)
     runner.register_hook(PreemptionHook())
-    runner.train()
+    with single_images_named():
+        runner.train()
     print(f'Checkpoints: {cfg.work_dir}\nLog: {runner.log_dir}')
 
 

@@ -220,9 +220,8 @@ def onnx_competitor(path: Path, mode: str, setting: Setting) -> Competitor:
         setting (Setting): OpenVINO runs on the CPU alone, and computes in its precision.
 
     Raises:
-        InputError: If there is no such file.
-        InputError: If the runtime is not installed or lacks the device, or if the file has another
-            input than one image.
+        InputError: If there is no such file, if the runtime is not installed or lacks the device,
+            or if the file has another input than one image.
     """
     if not path.is_file():
         raise InputError(f'ONNX file {path} does not exist')

@@ -71,8 +71,7 @@ def load_run(work_dir: str | Path) -> tuple[Config, nn.Module]:
     """Config and last checkpoint (the evaluated weights) of a work dir, as a model in eval mode.
 
     Raises:
-        InputError: If the work dir has no config or no checkpoint.
-        InputError: If it has several configs, or the checkpoint does not fit.
+        InputError: If the work dir has no config, several, or no checkpoint that fits.
     """
     work_dir = Path(work_dir)
     configs, last = sorted(work_dir.glob('*.py')), work_dir / 'last_checkpoint'

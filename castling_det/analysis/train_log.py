@@ -36,8 +36,7 @@ def read_log(run: Path) -> Log:
         values, float64, both ``(N,)``.
 
     Raises:
-        InputError: If there is no log.
-        InputError: If a line is not json, or if there are no lines.
+        InputError: If there is no log, or none with lines, or if a line is not json.
     """
     logs = sorted(run.glob('*/vis_data/scalars.json')) if run.is_dir() else [run]
     if not logs or not logs[0].is_file():

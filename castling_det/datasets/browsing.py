@@ -40,8 +40,7 @@ def drawn_samples(cfg: Config, split: str, num: int) -> Iterator[tuple[str, ndar
         ``(H, W, 3)``, uint8, BGR, small ones enlarged, label maps with a legend.
 
     Raises:
-        InputError: If the config has no such data loader, if the data set is empty, or if an image
-            cannot be read.
+        InputError: If the config has no such data loader, or if an image cannot be read.
     """
     dataloader = cfg.get(f'{split}_dataloader')
     if dataloader is None:
@@ -52,8 +51,6 @@ def drawn_samples(cfg: Config, split: str, num: int) -> Iterator[tuple[str, ndar
         dataset_cfg.pipeline.sort(key=lambda transform: not type_name(transform).startswith('Load'))
     _name_what_is_unreadable(dataset_cfg)
     dataset = DATASETS.build(dataset_cfg)
-    if not len(dataset):
-        raise InputError(f'{split}_dataloader.dataset is empty: {dataset_cfg.get("ann_file")}')
     for index in np.linspace(0, len(dataset) - 1, min(num, len(dataset)), dtype=int).tolist():
         sample = dataset[index]
         image = sample['inputs'].permute(1, 2, 0).numpy().clip(0, 255).astype(np.uint8)

@@ -11,7 +11,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, DefaultScope
 
-from castling_det.configs import paths, type_name, unwrap
+from castling_det.configs import evaluators_of, paths, type_name, unwrap
 from castling_det.datasets.coco_checks import check_coco
 from castling_det.datasets.image_files import first_five
 from castling_det.datasets.loading import LoadReadableImage
@@ -88,15 +88,10 @@ def _use(cfg: Config, split: str) -> str:
         return 'train'
     compared = [
         evaluator
-        for evaluator in _evaluators(cfg, split)
+        for evaluator in evaluators_of(cfg, split)
         if not evaluator.get('format_only') and not type_name(evaluator).startswith('Dump')
     ]
     return 'metric' if compared else 'prediction'
-
-
-def _evaluators(cfg: Config, split: str) -> list[dict]:
-    evaluators = cfg.get(f'{split}_evaluator') or []
-    return evaluators if isinstance(evaluators, list) else [evaluators]
 
 
 def _report(cfg: Config, dataset: ConfigDict, key: str, use: str, decode: bool) -> DatasetReport:
@@ -216,7 +211,7 @@ def _check_evaluators(cfg: Config, split: str, reports: list[DatasetReport]) -> 
         if key.startswith(f'{split}_dataloader') and not report.errors
     }
     sources = {os.path.abspath(report.source) for report in read.values()}
-    for evaluator in _evaluators(cfg, split):
+    for evaluator in evaluators_of(cfg, split):
         ann_file = evaluator.get('ann_file')
         if read and ann_file and os.path.abspath(ann_file) not in sources:
             key, report = next(iter(read.items()))

@@ -15,17 +15,27 @@ from castling_det.datasets.loading import LoadReadableImage
 from castling_det.datasets.report import DatasetReport
 from castling_det.errors import InputError
 
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < math.inf
+
+
+def _is_box(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_finite, value))
+
+
+# What a value may be, and the same in words.
+ID = (lambda value: isinstance(value, int | float | str), 'a number or text')
+TEXT = (lambda value: isinstance(value, str), 'text')
+SIDE = (lambda value: _is_finite(value) and value > 0, 'a positive number')
+BOX = (_is_box, 'four finite numbers, [x, y, width, height]')
+AREA = (_is_finite, 'a finite number')
+FLAG = (lambda value: isinstance(value, int | float), '0 or 1')
 REQUIRED = {  # what mmdet's CocoDataset and pycocotools read
-    'images': ('id', 'file_name', 'width', 'height'),
-    'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
-    'categories': ('id', 'name'),
+    'images': dict(id=ID, file_name=TEXT, width=SIDE, height=SIDE),
+    'annotations': dict(id=ID, image_id=ID, category_id=ID, bbox=BOX, area=AREA, iscrowd=FLAG),
+    'categories': dict(id=ID, name=TEXT),
 }
-KINDS = {  # what a key of an entry may hold, if not a number or text
-    'file_name': (str, 'text'),
-    'name': (str, 'text'),
-    'iscrowd': (int | float, '0 or 1'),
-}
-MEASURED = ('width', 'height', 'bbox', 'area')  # have checks of their own
 REMEDIES = {  # for keys that exports often lack
     'area': 'write the width times the height of each `bbox` as its `area`',
     'iscrowd': 'write `"iscrowd": 0` into each annotation (1 is for a box around many objects)',
@@ -105,58 +115,25 @@ def _read(ann_file: Path, report: DatasetReport) -> dict[str, list[dict]]:
         raise InputError(
             f'{ann_file} lacks the list `{"`, `".join(lacking)}` of the COCO format: {remedy}{hint}'
         )
-    for part, names in REQUIRED.items():
+    for part, keys in REQUIRED.items():
         entries = content[part]
-        if part == 'annotations' and report.use == 'metric':
-            names = (*names, 'iscrowd')  # pycocotools counts on it in evaluation alone
-        strange = [n for n, entry in enumerate(entries) if not isinstance(entry, dict)]
-        if strange:
-            raise InputError(
-                f'{ann_file}: {len(strange)} of {len(entries)} entries of `{part}` are no '
-                f'objects {{...}} (positions {first_five(strange)}): {remedy}'
-            )
-        for name in names:
-            without = [n for n, entry in enumerate(entries) if name not in entry]
+        for name, (is_right, words) in keys.items():
+            if name == 'iscrowd' and report.use != 'metric':
+                continue  # pycocotools counts on it in evaluation alone
+            without = [n for n, e in enumerate(entries) if not (isinstance(e, dict) and name in e)]
             if without:
                 raise InputError(
                     f'{ann_file}: {len(without)} of {len(entries)} entries of `{part}` lack '
                     f'`{name}` (positions {first_five(without)}): {REMEDIES.get(name, remedy)}'
                 )
-        for name in set(names).difference(MEASURED):
-            kind, words = KINDS.get(name, (int | float | str, 'a number or text'))
-            wrong = [entry[name] for entry in entries if not isinstance(entry[name], kind)]
+            wrong = [n for n, entry in enumerate(entries) if not is_right(entry[name])]
             if wrong:
+                found = first_five(json.dumps(entries[n][name]) for n in wrong)
                 raise InputError(
                     f'{ann_file}: `{name}` of {len(wrong)} of {len(entries)} entries of `{part}` '
-                    f'is not {words} ({first_five(map(json.dumps, wrong))}): write it as {words}'
+                    f'is not {words} ({found} at the positions {first_five(wrong)}): write it so'
                 )
-    sizeless = [
-        image['id']
-        for image in content['images']
-        if not _are_finite(image['width'], image['height'])
-        or min(image['width'], image['height']) <= 0
-    ]
-    if sizeless:
-        raise InputError(
-            f'{ann_file}: `width` and `height` of {len(sizeless)} images are not positive numbers '
-            f'(id {first_five(sizeless)}): write the sizes of the files'
-        )
-    boxless = [
-        box['id']
-        for box in content['annotations']
-        if not (isinstance(box['bbox'], list) and len(box['bbox']) == 4)
-        or not _are_finite(*box['bbox'], box['area'])
-    ]
-    if boxless:
-        raise InputError(
-            f'{ann_file}: `bbox` and `area` of {len(boxless)} annotations are not four finite '
-            f'numbers and one (id {first_five(boxless)}): write `bbox` as [x, y, width, height]'
-        )
     return content
-
-
-def _are_finite(*values: object) -> bool:
-    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
 
 
 def _id_errors(content: dict[str, list[dict]], use: str) -> Iterator[str]:

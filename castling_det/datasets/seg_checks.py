@@ -10,7 +10,6 @@ from mmengine.utils import to_2tuple
 from numpy import ndarray
 from PIL import Image
 
-from castling_det.configs import type_name
 from castling_det.datasets.image_files import (
     UNREADABLE,
     check_images,
@@ -22,7 +21,6 @@ from castling_det.datasets.loading import LoadReadableImage
 from castling_det.datasets.report import DatasetReport
 from castling_det.errors import InputError
 
-PATCH = 16  # of CastlingViT, in pixels
 IGNORED = 255  # by the heads and metrics of mmseg, whatever `ignore_index` of a data set says
 MANY = 0.5  # share of ignored pixels that is worth a word
 PALETTE_OR_GREY = ('P', 'L', '1')  # modes of Pillow that are one 8-bit number a pixel
@@ -90,21 +88,9 @@ def check_segmentation(
             for label_map, image in pairs
             if label_map not in missing['seg_map_path'] and image in sizes
         }
-        _warn_of_unused(report, dataset, names['seg_map_path'])
         label_sizes = _read(report, dataset, list(image_of))
         sizes = {image_of[label_map]: size for label_map, size in label_sizes.items()}
     check_images(report, Path(prefix['img_path']), sizes, loading, decode)
-
-
-def _warn_of_unused(report: DatasetReport, dataset: BaseDataset, used: list[str]) -> None:
-    folder = Path(dataset.data_prefix['seg_map_path'])
-    there = {str(path.relative_to(folder)) for path in folder.rglob(f'*{dataset.seg_map_suffix}')}
-    unused = sorted(there.difference(used))
-    if unused and not dataset.ann_file:
-        report.warnings.append(
-            f'{len(unused)} label maps have no image in {dataset.data_prefix["img_path"]} '
-            f'({first_five(unused)}): they are not used'
-        )
 
 
 def _read(
@@ -182,15 +168,10 @@ def _check_numbers(
     zeros = counts[0] / counts.sum()
     if len(dataset.metainfo['classes']) == 1:
         name = dataset.metainfo['classes'][0]
-        as_it_is = (
-            ' (which is what the label maps hold already)'
-            if found in ([0, 1], [0, 1, IGNORED])
-            else ''
-        )
         report.error(
             f'{key}.metainfo.classes has {name!r} alone, which softmax gives to every pixel: make '
             f"the background a class, classes=('background', {name!r}) and num_classes=2 of each "
-            f'head, and write it as 0 and {name!r} as 1{as_it_is}'
+            f'head, with 0 for it and 1 for {name!r} in the label maps'
         )
     elif wrong:
         files = sorted({name for names in wrong.values() for name in names})
@@ -255,37 +236,19 @@ def _number_warnings(
 
 
 def crop_errors(model: dict, dataset: dict, key: str) -> Iterator[InputError]:
-    """What is wrong with the crops of a data set, as its model takes them.
-
-    A plain ViT needs a whole patch, or two where a pyramid halves its map; mmseg fills a crop that
-    is smaller than what the data preprocessor expects with pixels to ignore.
+    """Crops that mmseg fills up to the size of the data preprocessor with pixels to ignore.
 
     Args:
-        model (dict): ``cfg.model``. Its ``test_cfg.crop_size`` is looked at where windows slide.
+        model (dict): ``cfg.model``.
         dataset (dict): No wrapper.
         key (str): Where the config has the data set.
     """
-    sizes = {
-        f'{key}.pipeline.{index}.crop_size': to_2tuple(transform['crop_size'])
-        for index, transform in enumerate(dataset.get('pipeline', ()))
-        if 'crop_size' in transform
-    }
     padded = to_2tuple((model.get('data_preprocessor') or {}).get('size'))
-    least, reason = 0, ''
-    if type_name(model.get('backbone', {})) == 'CastlingViT':
-        least, reason = PATCH, 'a patch'
-        if model.get('neck'):
-            least, reason = 2 * PATCH, 'the two patches that the coarsest level of a pyramid needs'
-    windows = {}
-    test_cfg = model.get('test_cfg') or {}
-    if test_cfg.get('mode') == 'slide' and not key.startswith('train'):
-        windows['model.test_cfg.crop_size'] = to_2tuple(test_cfg['crop_size'])
-    for place, size in (sizes | windows).items():
-        said = f'{place}: {size[1]}x{size[0]} px'
-        if min(size) < least:
-            yield InputError(f'{said} is smaller than {reason}: use sides of at least {least} px')
-        elif place in sizes and None not in padded and tuple(size) != tuple(padded):
+    for index, transform in enumerate(dataset.get('pipeline', ())):
+        size = to_2tuple(transform.get('crop_size'))
+        if None not in (*size, *padded) and tuple(size) != tuple(padded):
             yield InputError(
-                f'{said} is not the {padded[1]}x{padded[0]} px of model.data_preprocessor.size, to '
-                'which training images are filled up: set both to the same'
+                f'{key}.pipeline.{index}.crop_size: {size[1]}x{size[0]} px is not the '
+                f'{padded[1]}x{padded[0]} px of model.data_preprocessor.size, to which training '
+                'images are filled up: set both to the same'
             )

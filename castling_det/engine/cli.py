@@ -39,8 +39,8 @@ def load_config(filename: str | Path, cfg_options: dict | None = None) -> Config
         cfg_options (dict, optional): Dotted keys and values that override it.
 
     Raises:
-        InputError: If the file does not exist.
-        InputError: If it, or a base of it, cannot be read, or lacks a key that the options name.
+        InputError: If it, or a base of it, does not exist, cannot be read, or lacks a key that the
+            options name.
     """
     refuse_unsafe_checkpoints()
     if not Path(filename).is_file():

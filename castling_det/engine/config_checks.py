@@ -2,11 +2,8 @@
 
 import difflib
 import inspect
-from collections.abc import Iterator
 from copy import deepcopy
 from importlib.util import find_spec
-from pathlib import Path
-from tempfile import NamedTemporaryFile
 from types import UnionType
 
 import torch
@@ -15,8 +12,14 @@ from mmengine.registry import METRICS, DefaultScope
 from mmengine.runner import FlexibleRunner, Runner
 from torch.utils.data import DataLoader
 
-from castling_det.checkpoint import require_file
-from castling_det.configs import UNKNOWN_TYPE, errors_with_place, paths, type_name, unwrap
+from castling_det.configs import (
+    UNKNOWN_TYPE,
+    errors_with_place,
+    evaluators_of,
+    paths,
+    type_name,
+    unwrap,
+)
 from castling_det.errors import InputError
 
 DELETE = '_delete_'
@@ -81,60 +84,6 @@ def check_options(cfg: Config, options: dict) -> None:
             raise InputError(f'--cfg-options {path}: {reason}')
 
 
-def check_input_size(cfg: Config) -> None:
-    """Refuse images that are too small for the detector's strides.
-
-    An image below the largest stride is smaller than one cell of the coarsest map. A batch whose
-    coarsest maps have one cell in all cannot train batch norm. Sizes are those that the config
-    fixes, by ``Resize`` or ``BatchSyncRandomResize``; strides those of an anchor generator.
-
-    Raises:
-        InputError: Naming the key, the size and the stride.
-    """
-    strides = [stride for head in cfg.model.values() for stride in _strides(head)]
-    if not strides:
-        return
-    stride = max(strides)
-    for key, (height, width) in _input_sizes(cfg):
-        if min(height, width) < stride:
-            raise InputError(
-                f'{key}: {width}x{height} px is too small for a map of stride {stride}: use sides '
-                f'of at least {stride} px'
-            )
-        batch_size = cfg.train_dataloader.get('batch_size', 1)
-        cells = -(-height // stride) * -(-width // stride)
-        if batch_size * cells == 1 and not key.startswith(('val_', 'test_')):
-            raise InputError(
-                f'{key}: one image of {width}x{height} px a batch gives batch norm a single cell '
-                f'at stride {stride}: use train_dataloader.batch_size=2, or larger images'
-            )
-
-
-def check_work_dir(work_dir: str | Path) -> None:
-    """Refuse a work dir that cannot be made or written, without making it.
-
-    A file is written to its nearest folder that exists, and removed: what the rights say is no
-    answer for root, nor on a file system that is read-only or full.
-
-    Raises:
-        InputError: Naming the folder that stands in the way.
-    """
-    nearest = Path(work_dir).absolute()
-    while not nearest.exists() and nearest != nearest.parent:
-        nearest = nearest.parent
-    remedy = 'give another as --work-dir'
-    if not nearest.is_dir():
-        raise InputError(f'work dir {work_dir}: {nearest} is not a folder; {remedy}')
-    try:
-        with NamedTemporaryFile(prefix='.writable', dir=nearest) as probe:
-            probe.write(b'1')
-            probe.flush()
-    except OSError as error:
-        raise InputError(
-            f'work dir {work_dir}: {nearest} cannot be written ({error.strerror}); {remedy}'
-        ) from error
-
-
 def check_parts(cfg: Config, *names: str) -> None:
     """Refuse a config that lacks a part of what a run is built from.
 
@@ -190,19 +139,21 @@ def check_vis_backends(cfg: Config) -> None:
 
 
 def check_evaluator(cfg: Config, split: str) -> None:
-    """Build the metrics of a split alone, so that what they refuse is refused before training.
+    """Build the metrics of a split alone, so that what they refuse is refused at the start.
+
+    mmdet's ``CocoMetric`` would refuse no sooner than after the last batch to compare with nothing,
+    or masks where there are none.
 
     Args:
         cfg (Config): With ``default_scope``.
         split (str): 'val' or 'test'.
 
     Raises:
-        InputError: With the key and the reason of the metric's own library.
+        InputError: With the key and the reason, of the metric's own library where it has one.
     """
-    evaluators = cfg.get(f'{split}_evaluator') or []
     scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))
     with scope, errors_with_place(cfg):
-        for metric in evaluators if isinstance(evaluators, list) else [evaluators]:
+        for metric in evaluators_of(cfg, split):
             try:
                 METRICS.build(deepcopy(metric))
             except (AssertionError, KeyError, ValueError) as error:
@@ -212,16 +163,26 @@ def check_evaluator(cfg: Config, split: str) -> None:
                     f'{split}_evaluator: {type_name(metric)} does not take its arguments: '
                     f'{error.args[0]}'
                 ) from error
+            if type_name(metric) == 'CocoMetric':
+                _check_coco_metric(cfg, split, metric)
 
 
-def check_checkpoint(filename: str | Path | None) -> None:
-    """Refuse a checkpoint that is not there, or not local.
-
-    Raises:
-        InputError: Naming it.
-    """
-    if filename is not None:
-        require_file(filename)
+def _check_coco_metric(cfg: Config, split: str, metric: dict) -> None:
+    datasets = unwrap((cfg.get(f'{split}_dataloader') or {}).get('dataset'))
+    steps = [step for _, dataset in datasets for step in dataset.get('pipeline', ())]
+    if metric.get('ann_file') is None and not any(
+        'instances' in step.get('meta_keys', ()) for step in steps
+    ):
+        raise InputError(
+            f'{split}_evaluator has no ann_file to compare predictions with: set it to the '
+            f'annotations of {split}_dataloader'
+        )
+    wanted = metric.get('metric', 'bbox')
+    finds_masks = any('mask' in path for path, _ in paths(cfg.get('model', {})))
+    if 'segm' in ([wanted] if isinstance(wanted, str) else wanted) and not finds_masks:
+        raise InputError(
+            f"{split}_evaluator.metric is {wanted!r}, but the model finds boxes alone: take 'bbox'"
+        )
 
 
 def _fault(cfg: Config, keys: tuple[str, ...], arguments_of: dict) -> str | None:
@@ -266,28 +227,3 @@ def _nearest(cfg: Config, keys: tuple[str, ...]) -> str:
 
 def _arguments(function: type) -> set[str]:
     return set(inspect.signature(function).parameters)
-
-
-def _strides(head: dict) -> Iterator[int]:
-    if isinstance(head, dict) and 'anchor_generator' in head:
-        for stride in head['anchor_generator'].get('strides', ()):
-            yield stride if isinstance(stride, int) else max(stride)
-
-
-def _input_sizes(cfg: Config) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Where the config fixes an input size, and the smallest height and width there."""
-    for split in ('train', 'val', 'test'):
-        wrapped = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
-        for key, dataset in unwrap(wrapped, f'{split}_dataloader.dataset'):
-            for index, transform in enumerate(dataset.get('pipeline', ())):
-                if type_name(transform) == 'Resize' and 'scale' in transform:
-                    scale = transform['scale']
-                    width, height = (scale, scale) if isinstance(scale, int) else scale
-                    if transform.get('keep_ratio', False):
-                        width = height = max(width, height)
-                    yield f'{key}.pipeline.{index}.scale', (height, width)
-    augments = (cfg.model.get('data_preprocessor') or {}).get('batch_augments') or ()
-    for index, augment in enumerate(augments):
-        if type_name(augment) == 'BatchSyncRandomResize':
-            low = augment['random_size_range'][0]
-            yield f'model.data_preprocessor.batch_augments.{index}.random_size_range', (low, low)

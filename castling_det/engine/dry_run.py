@@ -18,7 +18,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.runner.amp import autocast
 from torch.utils.data import DataLoader
 
-from castling_det.engine.runner_checks import check_runner
+from castling_det.engine.runner_checks import check_runner, single_images_named
 from castling_det.errors import InputError
 from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
 from castling_det.hooks.gap_hook import evaluate_seen
@@ -117,9 +117,10 @@ def dry_run(cfg: Config) -> DryRun:
         load_seconds = _seconds_to_read(runner.train_loop.dataloader)
         stopwatch = _Stopwatch()
         runner.register_hook(stopwatch, priority='LOWEST')
-        with suppress(_Enough):
-            runner.train()
-        _train_on_last_batch(runner)
+        with single_images_named():
+            with suppress(_Enough):
+                runner.train()
+            _train_on_last_batch(runner)
         val_batches, val_seconds = _validate(runner)
         return DryRun(
             device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu',
@@ -168,16 +169,7 @@ def _train_on_last_batch(runner: Runner) -> None:
     if not by_epoch or loader.batch_sampler.drop_last or batch_size == 1 or size % batch_size != 1:
         return
     batch = loader.collate_fn([loader.dataset[0]])
-    try:
-        runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
-    except ValueError as error:
-        if 'Expected more than 1 value per channel' not in str(error):
-            raise
-        raise InputError(
-            f'train_dataloader: the last of {size} images is a batch by itself, on which a batch '
-            f'norm of one value a channel cannot train: set drop_last=True, or another batch_size '
-            f'than {batch_size}'
-        ) from error
+    runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
 
 
 def _validate(runner: Runner) -> tuple[int, float]:

@@ -1,6 +1,7 @@
 """What can be said against a training when its data loader is there, before its first iteration."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mmengine.config import Config
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -26,6 +27,25 @@ def check_runner(runner: Runner) -> None:
     epoch = len(loader) if isinstance(loop, EpochBasedTrainLoop) else None
     for warning in schedule_faults(runner.cfg, loop.max_iters, epoch):
         runner.logger.warning(warning)
+
+
+@contextmanager
+def single_images_named() -> Iterator[None]:
+    """Say in one sentence that a batch norm cannot train on one value a channel.
+
+    Raises:
+        InputError: In place of torch's ValueError.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if 'Expected more than 1 value per channel' not in str(error):
+            raise
+        raise InputError(
+            'train_dataloader: a batch of a single image, the last one perhaps, gives a batch norm '
+            'one value a channel, on which it cannot train: set batch_size=2 or more, and '
+            'drop_last=True'
+        ) from error
 
 
 def schedule_faults(cfg: Config, max_iters: int, epoch: int | None) -> Iterator[str]:

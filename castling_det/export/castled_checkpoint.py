@@ -69,9 +69,8 @@ def castle_checkpoint(
         CastledFiles: Both paths. The checkpoint loads with ``torch.load(weights_only=True)``.
 
     Raises:
-        InputError: If the checkpoint does not exist.
-        InputError: If it is not read safely or does not fit the config, or if the config's model
-            has no CastlingAttention or does not name it.
+        InputError: If the checkpoint does not exist, is not read safely or does not fit the config,
+            or if the config's model has no CastlingAttention or does not name it.
     """
     require_file(checkpoint)
     castled_cfg = inference_config(cfg)

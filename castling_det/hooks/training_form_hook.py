@@ -10,7 +10,7 @@ from castling_det.errors import InputError
 
 
 class TrainingFormHook(Hook):
-    """Test in the training form, with the ramp that :class:`CastlingHook` took from the checkpoint.
+    """Test in the training form, with the ramp of the checkpoint.
 
     The test loop puts the model into eval mode, so the branches are switched on around each batch.
 
@@ -26,6 +26,8 @@ class TrainingFormHook(Hook):
             raise InputError(
                 "--form training: the checkpoint has no meta['castling'] with the ramp"
             )
+        for _, attention in castling_attentions(runner.model):
+            attention.ramp = record['ramp']
         runner.logger.info(f'training form, at the ramp {record["ramp"]:.3f} of the checkpoint')
 
     def before_test_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:

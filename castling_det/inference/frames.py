@@ -1,5 +1,6 @@
 """Where a demo's images come from: image files, or the frames of a video."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ class Frame:
     """One image.
 
     Attributes:
-        file (Path): The image, or the video that it is of.
+        file (Path): The image, or the video that it is of, below the folder of the input.
         number (int, optional): Its place in the video, from 0; None for an image file.
         image (ndarray): ``(H, W, 3)``, uint8, BGR.
     """
@@ -37,16 +38,16 @@ class ImageFiles:
     An image of more than 178,956,970 pixels (Pillow's limit) is not read: it may not fit in memory.
 
     Args:
-        files (Sequence[Path]): Of one folder, in the order in which they come.
+        folder (Path): Where they are.
+        files (Sequence[Path]): Below it, in the order in which they come.
 
     Attributes:
-        folder (Path): Where they are.
         unreadable (dict[Path, str]): What the last iteration left out so far, and why.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, folder: Path, files: Sequence[Path]) -> None:
+        self.folder = folder
         self.files = files
-        self.folder = files[0].parent
         self.unreadable: dict[Path, str] = {}
 
     def __len__(self) -> int:
@@ -57,8 +58,8 @@ class ImageFiles:
         load = LoadReadableImage()
         for file in self.files:
             try:
-                _check_size(file)
-                image = load(dict(img_path=str(file)))['img']
+                _check_size(self.folder / file)
+                image = load(dict(img_path=str(self.folder / file)))['img']
             except Image.DecompressionBombError as error:
                 self.unreadable[file] = str(error).partition(',')[0]
             except InputError:
@@ -111,29 +112,38 @@ class VideoFile:
             number = 0
             is_read, image = capture.read()
             while is_read:
-                yield Frame(self.file, number, image)
+                yield Frame(Path(self.file.name), number, image)
                 number += 1
                 is_read, image = capture.read()
         finally:
             capture.release()
 
 
-def open_frames(source: Path) -> ImageFiles | VideoFile:
-    """What a path stands for: an image, the images of a folder (not of those in it), a video.
+def open_frames(source: Path, out_dir: Path | None = None) -> ImageFiles | VideoFile:
+    """What a path stands for: an image, the images of a folder and of those in it, or a video.
+
+    Args:
+        source (Path): Image, folder or video.
+        out_dir (Path, optional): A folder in ``source`` that is left out: of what was drawn before.
 
     Raises:
-        InputError: If there is nothing, or a folder without images.
-        InputError: If a video cannot be read.
+        InputError: If there is nothing, a folder without images, or a video that cannot be read.
     """
     if source.is_dir():
-        files = sorted(file for file in source.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        drawn = Path(os.path.relpath(out_dir or source, source))
+        found = sorted(file.relative_to(source) for file in source.rglob('*'))
+        files = [
+            file
+            for file in found
+            if file.suffix.lower() in IMAGE_SUFFIXES and drawn not in file.parents[:-1]
+        ]
         if not files:
             raise InputError(
                 f'folder {source} holds no image ({", ".join(sorted(IMAGE_SUFFIXES))})'
             )
-        return ImageFiles(files)
+        return ImageFiles(source, files)
     if not source.is_file():
         raise InputError(f'{source} does not exist: give an image, a folder or a video')
     if source.suffix.lower() in VIDEO_SUFFIXES:
         return VideoFile(source)
-    return ImageFiles([source])
+    return ImageFiles(source.parent, [Path(source.name)])

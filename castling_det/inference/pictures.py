@@ -30,7 +30,7 @@ Write = Callable[[Frame, ndarray], None]
 
 @contextmanager
 def writer_for(frames: ImageFiles | VideoFile, folder: Path) -> Iterator[Write]:
-    """How to write what was drawn on frames: pictures of the files' names, or an mp4 video.
+    """How to write what was drawn on frames: pictures of the files' paths, or an mp4 video.
 
     A picture that is neither JPEG nor PNG becomes PNG. The video appears when all is written; it is
     as wide as its first frame, which for others may cut the end of a legend, the smallest classes.
@@ -70,9 +70,10 @@ def _check_names(frames: ImageFiles, folder: Path) -> None:
     """``a.tif`` becomes ``a.tif.png``, which may be another image's name already."""
     sources = {}
     for file in frames.files:
-        other = sources.setdefault(_picture_path(folder, file), file)
-        if other != file:
-            raise InputError(f'{other} and {file} would become one picture: rename one of them')
+        for path in (_picture_path(folder, file), _label_map_path(folder, file)):
+            other = sources.setdefault(path, file)
+            if other != file:
+                raise InputError(f'{other} and {file} would become one {path}: rename one of them')
 
 
 def _open_video(path: Path, frame_rate: float, size: tuple[int, int]) -> cv2.VideoWriter:
@@ -83,12 +84,12 @@ def _open_video(path: Path, frame_rate: float, size: tuple[int, int]) -> cv2.Vid
 
 
 def _picture_path(folder: Path, file: Path) -> Path:
-    return folder / picture_name(file)
+    return folder / file.with_name(picture_name(file))
 
 
-def _label_map_path(folder: Path, frame: Frame) -> Path:
-    number = '' if frame.number is None else f'.{frame.number:06d}'
-    return folder / 'label_maps' / f'{frame.file.name}{number}.png'
+def _label_map_path(folder: Path, file: Path, number: int | None = None) -> Path:
+    end = '.png' if number is None else f'.{number:06d}.png'
+    return folder / 'label_maps' / file.with_name(file.name + end)
 
 
 def draw_predictions(
@@ -135,7 +136,7 @@ def draw_predictions(
                 num_boxes += len(found)
             else:
                 labels = sample.pred_sem_seg.data[0].numpy()
-                path = _label_map_path(folder, frame)
+                path = _label_map_path(folder, frame.file, frame.number)
                 write_label_map(path, labels, predict.dataset_meta['palette'])
             write(frame, draw(visualizer, frame.image, sample))
             num_drawn += 1

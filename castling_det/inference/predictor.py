@@ -58,8 +58,8 @@ class TrainedModel(Predictor):
         device (str): As torch names it. Defaults to 'cpu'.
 
     Raises:
-        InputError: If the checkpoint does not exist.
-        InputError: If it is of another model, or if there is no such device.
+        InputError: If the checkpoint does not exist or is of another model, or if there is no such
+            device.
     """
 
     def __init__(self, cfg: Config, checkpoint: str | Path, device: str = 'cpu') -> None:
@@ -96,10 +96,10 @@ def records(frame: Frame, sample: DetDataSample, classes: tuple[str, ...]) -> li
     """Predictions as json can hold them, one dict a box.
 
     Returns:
-        list[dict]: ``file`` (and ``frame``, from 0, of a video), ``bbox_xyxy`` in pixels, ``score``
-        and ``label``, the name of the class.
+        list[dict]: ``file``, below the folder of the input (and ``frame``, from 0, of a video),
+        ``bbox_xyxy`` in pixels, ``score`` and ``label``, the name of the class.
     """
-    place = dict(file=frame.file.name)
+    place = dict(file=frame.file.as_posix())
     if frame.number is not None:
         place['frame'] = frame.number
     instances = sample.pred_instances

@@ -1,4 +1,4 @@
-"""What Castling backbones have in common: weights from a file, and parts that stay as they are."""
+"""What our backbones have in common: weights from a file, and parts that stay as they are."""
 
 from collections.abc import Iterable
 from typing import Self
@@ -11,29 +11,18 @@ from castling_det.checkpoint import load_weights
 from castling_det.errors import InputError
 
 
-class CastlingBackbone(BaseModule):
-    """A backbone that reads the key layouts of its family, and freezes its first parts.
-
-    A subclass calls :meth:`freeze` at the end of its ``__init__``.
+class FileBackbone(BaseModule):
+    """A backbone that is filled from a file wholly, or not at all with an error.
 
     Args:
-        frozen_stages (int): How many of :meth:`parts` are frozen, less one: -1 trains all.
         init_cfg (dict | list[dict], optional): ``dict(type='Pretrained', checkpoint=FILE,
             prefix=...)``; others are mmengine's.
     """
 
-    def __init__(self, frozen_stages: int, init_cfg: dict | list[dict] | None) -> None:
-        super().__init__(init_cfg)
-        self.frozen_stages = frozen_stages
-
-    def parts(self) -> Iterable[nn.Module]:
-        """What ``frozen_stages`` counts, from the input on."""
-        raise NotImplementedError
-
     @staticmethod
     def convert(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """From the key layouts of other libraries to our own."""
-        raise NotImplementedError
+        """From the key layouts of other libraries to our own. Defaults to ours alone."""
+        return state_dict
 
     def init_weights(self) -> None:
         """Load ``init_cfg``'s file, in any layout that is known, and log what was new or left.
@@ -51,6 +40,25 @@ class CastlingBackbone(BaseModule):
         initialize(self, [cfg for cfg in cfgs if cfg not in files])
         file = WEIGHT_INITIALIZERS.build(files[0])
         load_weights(self, file.checkpoint, self.convert, strict=False, prefix=file.prefix or '')
+
+
+class CastlingBackbone(FileBackbone):
+    """A backbone that can freeze its first parts.
+
+    A subclass calls :meth:`freeze` at the end of its ``__init__``.
+
+    Args:
+        frozen_stages (int): How many of :meth:`parts` are frozen, less one: -1 trains all.
+        init_cfg (dict | list[dict], optional): As for :class:`FileBackbone`.
+    """
+
+    def __init__(self, frozen_stages: int, init_cfg: dict | list[dict] | None) -> None:
+        super().__init__(init_cfg)
+        self.frozen_stages = frozen_stages
+
+    def parts(self) -> Iterable[nn.Module]:
+        """What ``frozen_stages`` counts, from the input on."""
+        raise NotImplementedError
 
     def train(self, mode: bool = True) -> Self:
         """As any module's, but frozen parts stay in eval mode; returns the backbone."""

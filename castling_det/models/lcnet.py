@@ -2,10 +2,10 @@
 
 from mmdet.models.layers import SELayer
 from mmdet.models.utils import make_divisible
-from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from castling_det.models.base import FileBackbone
 from castling_det.models.layers import ConvBN
 
 STEM_WIDTH = 16
@@ -49,7 +49,7 @@ class DepthwiseSeparable(nn.Sequential):
 
 
 @MODELS.register_module()
-class LCNet(BaseModule):
+class LCNet(FileBackbone):
     """PP-LCNet without its classifier: five stages of strides 2, 4, 8, 16 and 32.
 
     Every width is a multiple of 8: PicoDet's maps have 48, 88 and 176 channels in -XS (scale 0.35),
@@ -71,7 +71,7 @@ class LCNet(BaseModule):
         out_indices (tuple[int, ...]): Stages whose maps are returned, ascending. Defaults to
             (2, 3, 4): strides 8, 16 and 32.
         init_cfg (dict): Defaults to PaddlePaddle's, normal by the fan-in of each convolution.
-            ``dict(type='Pretrained', checkpoint=FILE)`` reads a file in our keys.
+            ``dict(type='Pretrained', checkpoint=FILE)`` reads a file in our keys, whole.
 
     Source: Cui et al., PP-LCNet, arXiv:2109.15099, and the release named above.
     """

@@ -5,6 +5,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from castling_det.errors import InputError
+
 
 class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of each pixel of a map ``(B, C, H, W)``."""
@@ -59,7 +61,17 @@ class SimpleFeaturePyramid(BaseModule):
         )
 
     def forward(self, inputs: tuple[Tensor]) -> tuple[Tensor, ...]:
-        """One map ``(B, C, H, W)`` to ``(B, out_channels, ...)`` at 4H, 2H, H and H // 2."""
+        """One map ``(B, C, H, W)`` to ``(B, out_channels, ...)`` at 4H, 2H, H and H // 2.
+
+        Raises:
+            InputError: If the map has a single row or column, which leaves the last level nothing.
+        """
         (x,) = inputs
+        height, width = x.shape[-2:]
+        if height < 2 or width < 2:
+            raise InputError(
+                f'an image of {height} x {width} patches is too small for the last level of '
+                'SimpleFeaturePyramid: use images and crops of at least 2 x 2 patches'
+            )
         levels = zip(self.rescale, self.project, strict=True)
         return tuple(project(rescale(x)) for rescale, project in levels)

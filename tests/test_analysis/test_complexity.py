@@ -1,6 +1,6 @@
 import json
 import math
-import runpy
+import re
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,6 @@ from castling_det.errors import InputError
 from castling_det.models import CastlingAttention, CastlingLeViT, SelfAttention, SoftmaxAttention
 
 ROOT = Path(__file__).parents[2]
-TOOL = ROOT / 'tools' / 'get_complexity.py'
 CONFIGS = ROOT / 'configs' / 'castling_picodet'
 SOFTMAX = dict(type='SoftmaxAttention')
 SEGMENTOR = dict(
@@ -363,17 +362,14 @@ def test_input_shape_of_each_image_is_refused(tmp_path, content):
         input_shape(Config.fromfile(path))
 
 
-def test_tool(tmp_path, monkeypatch, capsys):
+def test_tool(tmp_path, call, refusal):
     path = tmp_path / 'leaf.py'
     path.write_text(f"model = {SEGMENTOR}\ndefault_scope = 'mmseg'\n")
 
-    def run(*arguments: str) -> str:
-        monkeypatch.setattr('sys.argv', ['get_complexity.py', str(path), *arguments])
-        runpy.run_path(str(TOOL), run_name='__main__')
-        return capsys.readouterr().out
-
+    words = ['get_complexity', path]
+    sized = [*words, '--shape', 64, 96]
     forms = count_forms(Config.fromfile(path), (64, 96))
-    content = json.loads(run('--shape', '64', '96', '--format', 'json'))[str(path)]
+    content = json.loads(call(*sized, '--format', 'json'))[str(path)]
     assert content.pop('shape') == [64, 96]
     assert list(content) == list(forms)
     for form, complexity in forms.items():
@@ -381,14 +377,13 @@ def test_tool(tmp_path, monkeypatch, capsys):
         assert content[form]['whole'] == dict(params=complexity.params, macs=complexity.macs)
         assert content[form]['decode_head'] == dict(params=head.params, macs=head.macs)
 
-    table = run('--shape', '64', '96', '--format', 'markdown', '--depth', '2')
+    table = call(*sized, '--format', 'markdown', '--depth', 2)
     names = [line.split(' ')[1] for line in table.splitlines() if line.startswith('| ')]
     assert names[2:6] == ['whole', 'backbone', 'backbone.stem', 'backbone.stages']
-    text = run('--shape', '64', '96').splitlines()
+    text = call(*sized).splitlines()
     assert text[0] == f'{path}, input 64x96'
     assert text[3].split()[:2] == ['whole', f'{forms["training form"].params / 1e6:.3f}']
-    with pytest.raises(SystemExit, match='error: .*leaf.py: .*--shape H W'):
-        run()
+    assert re.match('error: .*leaf.py: .*--shape H W', refusal(*words))
 
 
 def test_softmax_twin_counts_as_its_config():

@@ -1,6 +1,4 @@
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import cv2
@@ -104,14 +102,11 @@ def test_example_image(work_dir, tmp_path):
         example_image(cfg, tmp_path / 'no.png')
 
 
-def test_tool_writes_both_pictures(work_dir, tmp_path, monkeypatch, capsys):
+def test_tool_writes_both_pictures(work_dir, tmp_path, call):
     image = np.full((64, 512, 3), 128, np.uint8)
     cv2.imwrite(str(tmp_path / 'grey.png'), image)
     out = tmp_path / 'pictures'
-    command = ['plot_masks.py', work_dir, '--out', out, '--image', tmp_path / 'grey.png']
-    monkeypatch.setattr(sys, 'argv', list(map(str, command)))
-    runpy.run_path(str(ROOT / 'tools' / 'plot_masks.py'), run_name='__main__')
-    printed = capsys.readouterr().out
+    printed = call('plot_masks', work_dir, '--out', out, '--image', tmp_path / 'grey.png')
     for name in ('nonzeros.png', 'masks.png'):
         assert cv2.imread(str(out / name)).std() > 10
         assert f'Picture: {out / name}' in printed

@@ -1,7 +1,6 @@
 """Logs as mmengine writes them: read, joined, drawn."""
 
 import json
-import runpy
 from pathlib import Path
 
 import cv2
@@ -10,8 +9,6 @@ import pytest
 
 from castling_det.analysis.train_log import plot_logs, read_log
 from castling_det.errors import InputError
-
-TOOL = Path(__file__).parents[2] / 'tools' / 'plot_log.py'
 
 
 def train(iteration: int, loss: float, **fields: float) -> dict:
@@ -111,14 +108,12 @@ def test_each_field_is_a_panel_and_each_run_a_line(tmp_path):
         plot_logs(logs, ['acc'])
 
 
-def test_tool_writes_a_png(tmp_path, monkeypatch, capsys):
+def test_tool_writes_a_png(tmp_path, call, refusal):
     write_log(tmp_path / 'a', '20260101_000000', train(10, 3.0), train(20, 2.0), val(1, 0.2))
     out = tmp_path / 'new' / 'a.png'
-    monkeypatch.setattr('sys.argv', ['plot_log.py', str(tmp_path / 'a'), '--out', str(out)])
-    runpy.run_path(str(TOOL), run_name='__main__')
-    assert capsys.readouterr().out == f'runs drawn: 1; see {out}\n'
+    printed = call('plot_log', tmp_path / 'a', '--out', out)
+    assert printed == f'runs drawn: 1; see {out}\n'
     picture = cv2.imread(str(out))
     assert picture.shape[1] > 1000 and picture.std() > 5
-    monkeypatch.setattr('sys.argv', ['plot_log.py', str(tmp_path / 'b'), '--out', str(out)])
-    with pytest.raises(SystemExit, match='error: .*/b is neither'):
-        runpy.run_path(str(TOOL), run_name='__main__')
+    said = f'error: {tmp_path}/b is neither'
+    assert refusal('plot_log', tmp_path / 'b', '--out', out).startswith(said)

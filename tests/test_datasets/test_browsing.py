@@ -1,7 +1,6 @@
 """Samples as they leave a pipeline, with their boxes or label maps."""
 
 import json
-import runpy
 from pathlib import Path
 
 import cv2
@@ -12,7 +11,6 @@ from mmengine.config import Config
 import castling_det  # noqa: F401  mmdet can be imported from here on, compiled or not
 from castling_det.datasets.browsing import drawn_samples
 
-TOOL = Path(__file__).parents[2] / 'tools' / 'browse_dataset.py'
 COLOUR = (250, 40, 40)  # RGB
 BOX = (300, 100, 200, 240)  # x, y, width, height on images of 480 x 640
 
@@ -166,11 +164,9 @@ def test_missing_split_is_named(cfg):
         next(drawn_samples(cfg, 'test', num=1))
 
 
-def test_tool_writes_the_pictures(cfg, tmp_path, monkeypatch, capsys):
+def test_tool_writes_the_pictures(cfg, tmp_path, call):
     cfg.dump(tmp_path / 'config.py')
     out = tmp_path / 'out'
-    words = [str(tmp_path / 'config.py'), '--out-dir', str(out), '--split', 'val', '--num', '2']
-    monkeypatch.setattr('sys.argv', ['browse_dataset.py', *words])
-    runpy.run_path(str(TOOL), run_name='__main__')
-    assert f'samples of val drawn: 2; see {out}' in capsys.readouterr().out
+    words = [tmp_path / 'config.py', '--out-dir', out, '--split', 'val', '--num', 2]
+    assert f'samples of val drawn: 2; see {out}' in call('browse_dataset', *words)
     assert sorted(path.name for path in out.iterdir()) == ['000000_0.png', '000004_4.png']

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 from castling_det.engine.cli import (
     add_config_arguments,
@@ -82,28 +83,37 @@ def test_options_that_lead_nowhere_are_refused(write):
     assert text.startswith("error: --cfg-options optimizer.lr: the config has no 'optimizer'")
 
 
-def test_text_where_a_number_is_counted_with(write):
+def run_config(config: Path, *words: str) -> Config:
+    """What a tool with a Runner makes of its command line."""
     parser = argparse.ArgumentParser()
     add_config_arguments(parser)
     add_run_arguments(parser)
+    return load_run_config(parser.parse_args([str(config), *words]))
+
+
+def test_text_where_a_number_is_counted_with(write):
     options = ['--cfg-options', 'train_dataloader.batch_size=abc']
-    args = parser.parse_args([str(write(f"_base_ = '{DEMO}'")), *options])
     with pytest.raises(SystemExit) as left, errors_in_one_sentence():
-        load_run_config(args)
+        run_config(write(f"_base_ = '{DEMO}'"), *options)
     assert left.value.code.startswith("error: train_dataloader.batch_size is 'abc': write a whole")
+
+
+@pytest.mark.parametrize('split', ['train', 'val', 'test'])
+def test_no_workers(write, split):
+    """torch refuses, without any, what configs say for workers."""
+    leaf = write(f"_base_ = '{DEMO}'\n{split}_dataloader = dict(prefetch_factor=4)")
+    loader = run_config(leaf)[f'{split}_dataloader']
+    assert loader.persistent_workers and loader.num_workers > 0
+    cfg = run_config(leaf, '--cfg-options', f'{split}_dataloader.num_workers=0')
+    loader = dict(cfg[f'{split}_dataloader'], dataset=[0] * 4)
+    assert Runner.build_dataloader(loader).num_workers == 0
 
 
 def test_work_dir_of_the_command_line_of_the_config_and_of_its_name(write, monkeypatch):
     monkeypatch.setenv('LOCAL_RANK', '3')
 
-    def work_dir(config: Path, *arguments: str) -> str:
-        parser = argparse.ArgumentParser()
-        add_config_arguments(parser)
-        add_run_arguments(parser)
-        return load_run_config(parser.parse_args([str(config), *arguments])).work_dir
-
     plain, own = write('a = 1', 'plain.py'), write("work_dir = 'own'", 'own.py')
-    assert work_dir(plain) == 'work_dirs/plain'
-    assert work_dir(own) == 'own'
-    assert work_dir(own, '--work-dir', 'given') == 'given'
+    assert run_config(plain).work_dir == 'work_dirs/plain'
+    assert run_config(own).work_dir == 'own'
+    assert run_config(own, '--work-dir', 'given').work_dir == 'given'
     assert os.environ['LOCAL_RANK'] == '3'

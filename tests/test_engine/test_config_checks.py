@@ -1,18 +1,15 @@
 from pathlib import Path
 
 import pytest
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 
 from castling_det.engine.config_checks import (
-    check_checkpoint,
     check_device,
     check_evaluator,
-    check_input_size,
     check_numbers,
     check_options,
     check_parts,
     check_vis_backends,
-    check_work_dir,
 )
 from castling_det.errors import InputError
 
@@ -80,70 +77,6 @@ def test_first_index_beyond_a_list_is_refused():
         check_options(cfg, {'custom_hooks.2.momentum': 0.1})
 
 
-def detector(scale, keep_ratio=False, batch_size=2, split='train', **preprocessor) -> Config:
-    resize = dict(type='Resize', scale=scale, keep_ratio=keep_ratio)
-    head = dict(anchor_generator=dict(strides=[8, (16, 16), 32]))
-    loader = ConfigDict(dataset=dict(dataset=dict(pipeline=[resize])))
-    return Config(
-        {
-            'model': dict(bbox_head=head, data_preprocessor=preprocessor),
-            'train_dataloader': dict(batch_size=batch_size, dataset=dict(pipeline=[])),
-            f'{split}_dataloader': dict(loader, batch_size=batch_size),
-        }
-    )
-
-
-@pytest.mark.parametrize('scale', [(31, 320), (320, 31), 16])
-def test_input_below_the_largest_stride(scale):
-    with pytest.raises(ValueError, match=r'dataset\.pipeline\.0\.scale: \d+x\d+ px is too small'):
-        check_input_size(detector(scale))
-
-
-def test_long_side_counts_where_the_ratio_is_kept():
-    check_input_size(detector((320, 16), keep_ratio=True))
-    with pytest.raises(ValueError, match='stride 32'):
-        check_input_size(detector((31, 16), keep_ratio=True))
-
-
-def test_smallest_size_of_multi_scale_training():
-    augment = dict(type='BatchSyncRandomResize', random_size_range=(16, 320))
-    with pytest.raises(ValueError, match='random_size_range: 16x16 px'):
-        check_input_size(detector((320, 320), batch_augments=[augment]))
-
-
-def test_batch_norm_needs_two_cells_in_training():
-    with pytest.raises(ValueError, match='train_dataloader.batch_size=2'):
-        check_input_size(detector((32, 32), batch_size=1))
-    check_input_size(detector((33, 32), batch_size=1))
-    check_input_size(detector((32, 32), batch_size=2))
-    check_input_size(detector((32, 32), batch_size=1, split='val'))
-
-
-def test_shipped_configs_are_large_enough():
-    for config in sorted(CONFIGS.glob('*.py')):
-        check_input_size(Config.fromfile(config))
-        check_numbers(Config.fromfile(config))
-
-
-def test_work_dir(tmp_path):
-    (tmp_path / 'file').touch()
-    check_work_dir(tmp_path / 'new' / 'folders')
-    assert not (tmp_path / 'new').exists()
-    with pytest.raises(ValueError, match='file is not a folder; give another as --work-dir'):
-        check_work_dir(tmp_path / 'file' / 'work')
-    with pytest.raises(ValueError, match='/proc cannot be written|/proc/self'):
-        check_work_dir('/proc/self/work')
-
-
-def test_work_dir_is_really_tried(tmp_path, monkeypatch):
-    """The rights of root are no proof: a kernel's file system takes no files."""
-    monkeypatch.setattr('os.access', lambda *_, **__: True)
-    with pytest.raises(ValueError, match=r'work dir /proc/x: /proc cannot be written \(.+\); give'):
-        check_work_dir('/proc/x')
-    check_work_dir(tmp_path / 'x')
-    assert not list(tmp_path.iterdir())
-
-
 def test_lacking_parts_are_named(cfg, tmp_path):
     check_parts(cfg, 'model', 'train_cfg', 'test_cfg')
     (tmp_path / 'part.py').write_text('model = None\ntest_cfg = dict()')
@@ -171,6 +104,11 @@ def test_no_number_where_one_is_counted_with(cfg, path, value, remedy):
         check_numbers(wrong)
     assert str(refused.value).startswith(f'{path} is {value!r}: write ')
     assert remedy in str(refused.value)
+
+
+def test_numbers_of_the_shipped_configs():
+    for config in sorted(CONFIGS.glob('*.py')):
+        check_numbers(Config.fromfile(config))
 
 
 def test_index_of_a_list_counts_as_the_config_does(cfg):
@@ -216,9 +154,29 @@ def test_what_a_metric_refuses_is_found_at_the_start(arguments, reason):
     assert reason in str(refused.value)
 
 
-def test_checkpoint(tmp_path):
-    check_checkpoint(None)
-    with pytest.raises(ValueError, match='remote.pth is not local'):
-        check_checkpoint('https://example.org/remote.pth')
-    with pytest.raises(InputError, match='no.pth does not exist'):
-        check_checkpoint(tmp_path / 'no.pth')
+def test_metric_that_does_not_exist():
+    cfg = Config(dict(default_scope='mmdet', val_evaluator=dict(type='CocoMetrik')))
+    with pytest.raises(InputError, match="val_evaluator.type: no 'CocoMetrik' .* are CocoMetric,"):
+        check_evaluator(cfg, 'val')
+
+
+def evaluated(metric: dict, model: dict, **step) -> Config:
+    loader = dict(dataset=dict(pipeline=[dict(type='PackDetInputs', **step)]))
+    evaluator = dict(type='CocoMetric', **metric)
+    cfg = dict(default_scope='mmdet', model=model, val_dataloader=loader, val_evaluator=evaluator)
+    return Config(cfg)
+
+
+def test_metric_with_nothing_to_compare_with():
+    with pytest.raises(InputError, match='^val_evaluator has no ann_file .* of val_dataloader$'):
+        check_evaluator(evaluated(dict(ann_file=None), {}), 'val')
+    check_evaluator(evaluated(dict(ann_file=None), {}, meta_keys=('img_id', 'instances')), 'val')
+
+
+def test_metric_of_masks_that_the_model_does_not_find(tmp_path):
+    (tmp_path / 'ann.json').write_text('{}')
+    for metric in ('segm', ['bbox', 'segm']):
+        metric = dict(ann_file=f'{tmp_path}/ann.json', metric=metric)
+        with pytest.raises(InputError, match="^val_evaluator.metric is .*segm.* take 'bbox'$"):
+            check_evaluator(evaluated(metric, dict(bbox_head=dict(type='PicoHead'))), 'val')
+        check_evaluator(evaluated(metric, dict(roi_head=dict(mask_head={}))), 'val')

@@ -1,9 +1,12 @@
 """A schedule that does not fit the length of its training."""
 
+from types import SimpleNamespace
+
 import pytest
 from mmengine.config import Config
+from torch.utils.data import DataLoader
 
-from castling_det.engine.runner_checks import schedule_faults
+from castling_det.engine.runner_checks import check_runner, schedule_faults, single_images_named
 from castling_det.errors import InputError
 
 
@@ -43,3 +46,27 @@ def test_training_that_ends_within_its_warm_up():
         InputError, match=r'param_scheduler\.1 \(PolyLR\) begins at 100, and the tr'
     ):
         faults(WARM_UP, poly, max_iters=50)
+
+
+def test_odd_schedule_is_a_warning():
+    warnings = []
+    loop = SimpleNamespace(dataloader=[0], max_iters=50)
+    cfg = Config(dict(param_scheduler=[WARM_UP], model={}))
+    check_runner(
+        SimpleNamespace(train_loop=loop, cfg=cfg, logger=SimpleNamespace(warning=warnings.append))
+    )
+    (said,) = warnings
+    assert 'param_scheduler.0.end after 100 iterations, where train_cfg.max_iters=50' in said
+
+
+def test_other_errors_than_of_batch_norm_stay_what_they_are():
+    with pytest.raises(ValueError, match='^something else$'), single_images_named():
+        raise ValueError('something else')
+
+
+def test_fewer_images_than_a_batch():
+    """With drop_last there is none, and mmengine would train on nothing without a word."""
+    loader = DataLoader([0, 1], batch_size=4, drop_last=True)
+    runner = SimpleNamespace(train_loop=SimpleNamespace(dataloader=loader))
+    with pytest.raises(InputError, match='2 images a process are fewer than a batch of 4, which d'):
+        check_runner(runner)

@@ -1,4 +1,3 @@
-import runpy
 from copy import deepcopy
 from pathlib import Path
 
@@ -120,7 +119,7 @@ def merged(model: torch.nn.Module, image: np.ndarray) -> torch.Tensor:
 
 @pytest.mark.parametrize('own_pipeline', [True, False])
 @pytest.mark.parametrize('head', HEADS)
-def test_segmentor_averages_both_views(folder, monkeypatch, head, own_pipeline):
+def test_segmentor_averages_both_views(folder, monkeypatch, call, head, own_pipeline):
     """By the tool; sliding too; without the config's word on it as with it."""
     slides = head == HEADS[0]
     leaf, model = segmentor(folder, head, slides)
@@ -141,9 +140,7 @@ def test_segmentor_averages_both_views(folder, monkeypatch, head, own_pipeline):
     )
     out = folder / 'out'
     words = [leaf, folder / 'random.pth', '--work-dir', folder / 'work', '--tta', '--out', out]
-    monkeypatch.setattr('sys.argv', ['test.py', *map(str, words)])
-    monkeypatch.setenv('LOCAL_RANK', '0')
-    runpy.run_path(str(ROOT / 'tools' / 'test.py'), run_name='__main__')
+    call('test', *words)
     for sample, name in zip(samples, ('a', 'b'), strict=True):
         found = sample['pred_sem_seg']['data'].squeeze()
         written = cv2.imread(str(out / f'{name}.png'), cv2.IMREAD_UNCHANGED)

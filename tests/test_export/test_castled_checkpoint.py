@@ -1,6 +1,4 @@
 import hashlib
-import runpy
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +8,10 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from castling_det import training_form
+from castling_det.castling import castling_attentions
 from castling_det.errors import InputError
 from castling_det.export.castled_checkpoint import castle_checkpoint, inference_config
+from castling_det.inference.predictor import TrainedModel
 from castling_det.models.attention import MaskedSoftmax
 
 ROOT = Path(__file__).parents[2]
@@ -83,18 +83,23 @@ def test_castled_files_give_the_evaluated_outputs(trained, castled):
             assert all(map(torch.equal, kind, expected))
 
 
+def test_ramp_is_taken_by_whoever_loads(cfg, trained, castled, tmp_path):
+    """From the training's file and the castled one alike; a bare state dict tells of none."""
+    torch.save(trained[1].state_dict(), tmp_path / 'bare.pth')
+    for file, ramp in ((trained[0], 0.5), (castled.checkpoint, 0.5), (tmp_path / 'bare.pth', 0)):
+        model = TrainedModel(cfg, file).model
+        assert {attention.ramp for _, attention in castling_attentions(model)} == {ramp}
+
+
 @pytest.mark.parametrize('name', ['segformer_vit-nano', 'mask2former-nano_vit-nano'])
-def test_castled_segmentor_gives_the_same_maps(name, tmp_path, monkeypatch, capsys):
+def test_castled_segmentor_gives_the_same_maps(name, tmp_path, call):
     """By the tool; the MACs that it tells differ by the softmax of six blocks of four heads."""
     (path,) = ROOT.glob(f'configs/*/castling-{name}_1xb4-1500i_camvid-192x256.py')
     cfg = Config.fromfile(path)
     torch.manual_seed(0)
     model = build(cfg, 'mmseg').eval()
     torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'seg.pth')
-    command = ['castle.py', path, tmp_path / 'seg.pth', '--out', tmp_path / 'out']
-    monkeypatch.setattr(sys, 'argv', list(map(str, command)))
-    runpy.run_path(str(ROOT / 'tools' / 'castle.py'), run_name='__main__')
-    lines = capsys.readouterr().out.splitlines()
+    lines = call('castle', path, tmp_path / 'seg.pth', '--out', tmp_path / 'out').splitlines()
     macs = [float(line.split()[-5]) for line in lines if line.endswith(' M MACs at 192x256')]
     tokens = 12 * 16 + 1
     assert macs[0] - macs[1] == pytest.approx(6 * 4 * 2 * tokens**2 * 32 / 1e6, abs=0.11)
@@ -142,12 +147,9 @@ def test_warning_with_the_figure(castled):
     assert replace(castled, ramp=1.0).warning() is None
 
 
-def test_tool(trained, castled, tmp_path, monkeypatch, capsys):
+def test_tool(trained, castled, tmp_path, call):
     """The same file as from the function; MACs fall, and the warning is passed on."""
-    command = ['castle.py', FOLDER / f'{STEM}.py', trained[0], '--out', tmp_path]
-    monkeypatch.setattr(sys, 'argv', list(map(str, command)))
-    runpy.run_path(str(ROOT / 'tools' / 'castle.py'), run_name='__main__')
-    lines = capsys.readouterr().out.splitlines()
+    lines = call('castle', FOLDER / f'{STEM}.py', trained[0], '--out', tmp_path).splitlines()
     forms = [line for line in lines if line.endswith(' M MACs at 64x512')]
     assert [line.partition(':')[0] for line in forms] == ['training form', 'inference form']
     macs = [float(line.split()[-5]) for line in forms]

@@ -1,7 +1,5 @@
 """ONNX files against mmdet's and mmseg's own ways from an image, and what stands in their graph."""
 
-import runpy
-import sys
 from pathlib import Path
 
 import cv2
@@ -17,6 +15,7 @@ from PIL import Image
 onnx = pytest.importorskip('onnx', reason="the extra 'export' is not installed")
 onnxruntime = pytest.importorskip('onnxruntime')
 
+from castling_det.errors import InputError  # noqa: E402
 from castling_det.export import onnx_file  # noqa: E402
 from castling_det.export.build import graphs  # noqa: E402
 from castling_det.inference.predictor import TrainedModel  # noqa: E402
@@ -149,7 +148,7 @@ def test_any_size_and_batch_gives_what_mmdet_predicts(with_nms, detector, pixels
 
 
 def test_runtime_and_image_demo_predict_what_the_detector_does(
-    with_nms, detector, exports_network, pixels, tmp_path, monkeypatch, capsys
+    with_nms, detector, exports_network, pixels, tmp_path, call, capsys
 ):
     with_boxes = tmp_path / 'onnx' / 'boxes.onnx'
     onnx_file.export_onnx(detector, with_boxes)
@@ -159,19 +158,21 @@ def test_runtime_and_image_demo_predict_what_the_detector_does(
     assert_same(open_model(with_boxes)(image), expected)
 
     cv2.imwrite(str(tmp_path / 'a.png'), image[..., ::-1])
-    command = ['image_demo.py', tmp_path / 'a.png', '--checkpoint', with_nms]
-    command += ['--out-dir', tmp_path / 'out', '--score-thr', 0.6]
-    monkeypatch.setattr(sys, 'argv', list(map(str, command)))
-    runpy.run_path(str(ROOT / 'tools/image_demo.py'), run_name='__main__')
+    words = [tmp_path / 'a.png', '--checkpoint', with_nms, '--out-dir', tmp_path / 'out']
+    call('image_demo', *words, '--score-thr', 0.6)
     found = load(tmp_path / 'out/predictions.json')
     scores = expected.scores[expected.scores >= 0.6]
     assert len(scores) >= 2
     assert np.allclose([each['score'] for each in found], scores, atol=2e-4)
     assert (tmp_path / 'out/a.png').is_file()
-    monkeypatch.setattr(sys, 'argv', [*sys.argv, '--device', 'cuda'])
     with pytest.raises(SystemExit):
-        runpy.run_path(str(ROOT / 'tools/image_demo.py'), run_name='__main__')
+        call('image_demo', *words, '--device', 'cuda')
     assert 'an .onnx file takes no --config' in capsys.readouterr().err
+
+
+def test_folder_in_the_place_of_the_file(detector, tmp_path):
+    with pytest.raises(InputError, match=f'--out {tmp_path} is a folder: give the name of a file'):
+        onnx_file.export_onnx(detector, tmp_path)
 
 
 def test_file_of_other_weights_is_not_written(other_detector, exports_network, tmp_path):
@@ -209,7 +210,7 @@ def test_half_computes_norms_sums_and_decoding_in_float32(detector, pixels, monk
     assert np.allclose(found['boxes'], boxes, atol=3)
 
 
-def test_label_maps_are_those_of_mmseg(segmentor, pixels, tmp_path, monkeypatch):
+def test_label_maps_are_those_of_mmseg(segmentor, pixels, tmp_path, call):
     """Any size and batch; and the runtime and the demo, where the file's size is the image's."""
     out = tmp_path / 'onnx' / 'labels.onnx'
     agreement = onnx_file.export_onnx(segmentor, out)
@@ -236,9 +237,7 @@ def test_label_maps_are_those_of_mmseg(segmentor, pixels, tmp_path, monkeypatch)
     (image,) = pixels(1, 64, 512)
     expected = segmentor(image[..., ::-1]).pred_sem_seg.data[0].numpy()
     cv2.imwrite(str(tmp_path / 'a.png'), image[..., ::-1])
-    command = ['image_demo.py', tmp_path / 'a.png', '--checkpoint', out]
-    monkeypatch.setattr(sys, 'argv', list(map(str, [*command, '--out-dir', tmp_path / 'out'])))
-    runpy.run_path(str(ROOT / 'tools/image_demo.py'), run_name='__main__')
+    call('image_demo', tmp_path / 'a.png', '--checkpoint', out, '--out-dir', tmp_path / 'out')
     drawn = np.asarray(Image.open(tmp_path / 'out/label_maps/a.png.png'))
     assert (drawn == expected).mean() > 0.999
     assert (tmp_path / 'out/a.png').is_file()

@@ -127,7 +127,7 @@ def test_folder_that_cannot_be_written_stops_before_training(tmp_path):
     runner = build_runner(tmp_path / 'work')
     runner.hooks.clear()
     runner.register_hook(dict(type='SafeCheckpointHook', interval=1, out_dir=str(tmp_path / 'out')))
-    with pytest.raises(ValueError, match=r'out/work cannot be written \(Not a directory\)'):
+    with pytest.raises(ValueError, match=r'out/work cannot be written \(.*/out: Not a directory\)'):
         runner.train()
     assert runner.iter == 0
 

@@ -5,6 +5,7 @@ import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 
+from castling_det.castling import castling_attentions
 from castling_det.hooks.training_form_hook import TrainingFormHook
 
 
@@ -19,7 +20,8 @@ def test_branches_run_during_a_batch_alone_although_the_loop_calls_eval():
         if isinstance(module, torch.nn.BatchNorm1d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
     image = torch.rand(1, 3, 64, 64)
-    hook.after_load_checkpoint(testing, dict(meta=dict(castling=dict(ramp=0.0, nonzeros={}))))
+    hook.after_load_checkpoint(testing, dict(meta=dict(castling=dict(ramp=0.01, nonzeros={}))))
+    assert {attention.ramp for _, attention in castling_attentions(testing.model)} == {0.01}
     with torch.no_grad():
         inference = testing.model(image)[-1]
         hook.before_test_iter(testing, 0)

@@ -12,6 +12,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from PIL import Image
 
+from castling_det.errors import InputError
 from castling_det.inference.frames import open_frames
 from castling_det.inference.pictures import draw_predictions
 from castling_det.visualization.boxes import LegibleVisualizer
@@ -217,10 +218,35 @@ def test_what_was_found_before_a_crash_is_kept(tmp_path):
     assert not (out / 'predictions.unfinished.jsonl').exists()
 
 
-def test_two_images_that_would_become_one_picture(tmp_path):
-    for name in ('a.bmp', 'a.bmp.png'):
+@pytest.mark.parametrize('predict', [Oracle(), Segmenter()], ids=['boxes', 'labels'])
+def test_images_of_one_name_in_several_folders(tmp_path, predict):
+    """Nothing overwrites another, and what was drawn before is no input."""
+    names = ['a.png', 'left/a.png', 'left/deep/a.png', 'right/a.png']
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), blank(64, 96))
+    out = tmp_path / 'left' / 'drawn'
+    for _ in range(2):
+        frames = open_frames(tmp_path, out)
+        assert draw_predictions(frames, predict, out, score_thr=0.3)[0] == 4
+    drawn = sorted(str(file.relative_to(out)) for file in out.rglob('*.png'))
+    if isinstance(predict, Oracle):
+        assert drawn == names
+        found = json.loads((out / 'predictions.json').read_text())
+        assert [record['file'] for record in found] == names
+    else:
+        assert drawn == sorted([*names, *(f'label_maps/{name}.png' for name in names)])
+
+
+@pytest.mark.parametrize(
+    ('first', 'second'), [('a.bmp', 'a.bmp.png'), ('a.png', 'label_maps/a.png.png')]
+)
+def test_two_images_that_would_become_one_file(tmp_path, first, second):
+    (tmp_path / 'label_maps').mkdir()
+    for name in (first, second):
         cv2.imwrite(str(tmp_path / name), blank(30, 40))
-    with pytest.raises(ValueError, match='a.bmp and .*a.bmp.png would become one picture'):
+    said = f'{first} and {second} would become one .*/out/.*png: rename one of them'
+    with pytest.raises(InputError, match=said):
         draw_predictions(open_frames(tmp_path), Oracle(), tmp_path / 'out', score_thr=0.3)
 
 

@@ -1,7 +1,6 @@
 """Detectors and segmentors as functions of an image; mmdet's own inferencer with our configs."""
 
 import json
-import runpy
 from pathlib import Path
 
 import cv2
@@ -167,15 +166,13 @@ def test_records_can_be_written_as_json():
     sample = DetDataSample(pred_instances=instances)
     box = dict(bbox_xyxy=[1.0, 2.13, 3.0, 4.0], score=0.9877, label='dog')
     classes = ('cat', 'dog')
-    picture = Frame(Path('in/a.jpg'), None, np.zeros((4, 4, 3), np.uint8))
-    assert records(picture, sample, classes) == [dict(file='a.jpg', **box)]
-    frame = Frame(Path('in/a.mp4'), 7, np.zeros((4, 4, 3), np.uint8))
+    picture = Frame(Path('sub/a.jpg'), None, np.zeros((4, 4, 3), np.uint8))
+    assert records(picture, sample, classes) == [dict(file='sub/a.jpg', **box)]
+    frame = Frame(Path('a.mp4'), 7, np.zeros((4, 4, 3), np.uint8))
     assert records(frame, sample, classes) == [dict(file='a.mp4', frame=7, **box)]
 
 
-def test_image_demo_draws_counts_and_skips(
-    checkpoint, image, expected, tmp_path, monkeypatch, capsys
-):
+def test_image_demo_draws_counts_and_skips(checkpoint, image, expected, tmp_path, call, capsys):
     source, out = tmp_path / 'in', tmp_path / 'out'
     source.mkdir()
     cv2.imwrite(str(source / 'a.png'), image)
@@ -183,14 +180,10 @@ def test_image_demo_draws_counts_and_skips(
     score_thr = float(expected.scores[:2].mean())
     options = dict(config=CONFIG, checkpoint=checkpoint, out_dir=out, score_thr=score_thr)
     words = [f'--{name.replace("_", "-")}={value}' for name, value in options.items()]
-    monkeypatch.setattr('sys.argv', ['image_demo.py', str(source), *words])
-    runpy.run_path(str(ROOT / 'tools' / 'image_demo.py'), run_name='__main__')
-    printed = capsys.readouterr()
-    assert (
-        printed.out
-        == f'drawn: 1 of 2, boxes: 1, left out: 1 (b.jpg: damaged or not an image); see {out}\n'
-    )
-    assert '1/2' in printed.err and 'ETA' in printed.err
+    said = f'drawn: 1 of 2, boxes: 1, left out: 1 (b.jpg: damaged or not an image); see {out}\n'
+    assert call('image_demo', source, *words) == said
+    progress = capsys.readouterr().err
+    assert '1/2' in progress and 'ETA' in progress
     found = json.loads((out / 'predictions.json').read_text())
     assert np.allclose([each['score'] for each in found], expected.scores[:1], atol=1e-4)
     assert cv2.imread(str(out / 'a.png')).shape == (90 * 3, 200 * 3, 3)

@@ -11,6 +11,7 @@ from torch import nn
 
 from castling_det.analysis.complexity import Complexity, count_complexity
 from castling_det.detection import LCNet
+from castling_det.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'castling_picodet'
 README = (CONFIGS / 'README.md').read_text()
@@ -126,6 +127,15 @@ def test_starts_from_the_fan_in_or_from_a_checkpoint(tmp_path):
     assert all(
         torch.equal(p, q) for p, q in zip(model.parameters(), loaded.parameters(), strict=True)
     )
+    with pytest.raises(InputError, match=r'lcnet\.pth does not fit LCNet: .*\(16, 3, 3, 3\)'):
+        LCNet(1.0, init_cfg=init_cfg).init_weights()
+    torch.save(
+        {k: v for k, v in model.state_dict().items() if '.se.' not in k}, init_cfg['checkpoint']
+    )
+    with pytest.raises(
+        InputError, match=r'lcnet\.pth does not fit LCNet: .*blocks6\.\*\.se\.conv1'
+    ):
+        loaded.init_weights()
 
 
 @pytest.mark.parametrize('path', COCO, ids=lambda path: path.stem)

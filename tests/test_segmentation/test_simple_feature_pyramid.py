@@ -8,6 +8,7 @@ import torch
 from mmengine.registry import MODELS
 
 import castling_det.segmentation  # noqa: F401
+from castling_det.errors import InputError
 
 
 def build_neck(in_channels=8, out_channels=6):
@@ -86,6 +87,12 @@ def test_every_parameter_gets_a_gradient():
     assert [tuple(x.shape) for x in outs] == [(2, 6, 4 * s // 4, 6 * s // 4) for s in (16, 8, 4, 2)]
     sum((x * torch.randn_like(x)).sum() for x in outs).backward()
     assert [n for n, p in neck.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize('hw', [(1, 4), (4, 1)])
+def test_image_of_one_patch(hw):
+    with pytest.raises(InputError, match=f'image of {hw[0]} x {hw[1]} patches is too small'):
+        build_neck()((torch.randn(1, 8, *hw),))
 
 
 def test_costs_what_its_convolutions_cost():

@@ -80,8 +80,7 @@ class Study:
         plan_file (str | Path): Config file as above. The results are in ``results/`` beside it.
 
     Raises:
-        InputError: If there is no such file.
-        InputError: If an arm is tuned as an arm that the plan lacks.
+        InputError: If there is no such file, or if an arm is tuned as one that the plan lacks.
     """
 
     def __init__(self, plan_file: str | Path) -> None:
