@@ -1,6 +1,7 @@
 """What the tests share: the data sets that only some machines have, and the GPU marker."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # On shared cores a parallel region of torch waits longer than the tests' small tensors take.
@@ -12,6 +13,15 @@ import torch
 import castling_det  # noqa: F401  mmcv.ops can be imported from here on, compiled or not
 
 DATA_VARIABLE = 'CASTLING_DET_DATA'
+
+
+@pytest.fixture(autouse=True, scope='session')
+def quick_runners() -> Iterator[None]:
+    """mmengine asks compilers and git for versions when it builds a Runner, saves a checkpoint."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('mmengine.runner.runner.collect_env', dict)
+        patch.setattr('mmengine.runner.runner.get_git_hash', str)
+        yield
 
 
 @pytest.fixture
