@@ -212,6 +212,7 @@ def trained_apart(tmp_path_factory):
         env=os.environ | {'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''},
         capture_output=True,
         text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
