@@ -245,5 +245,19 @@ def test_killed_at_any_step(tmp_path, monkeypatch, train_cfg, checkpoint, valida
         assert killed.validated | resumed.validated == validations
 
 
+def test_best_checkpoint_that_is_written_anew_stays(tmp_path, monkeypatch):
+    """The last validation is made again, as nothing tells of it, and finds more."""
+    for score, resume in ((3, {}), (4, dict(resume=True))):
+        monkeypatch.setitem(MEASURED['auc'], 3, score)
+        metrics = [Measure(Life(monkeypatch, tmp_path, 999))]
+        train_cfg = dict(by_epoch=True, max_epochs=3)
+        build_runner(
+            tmp_path, None, train_cfg, dict(save_best='auc'), val_evaluator=metrics, **resume
+        ).train()
+        assert metrics[0].life.validated == ({3} if resume else {1, 2, 3})
+        assert [path.name for path in tmp_path.glob('best_*')] == ['best_auc_epoch_3.pth']
+        (tmp_path / 'last_validation').unlink()
+
+
 def test_registered_in_the_root_registry():
     assert HOOKS.get('SafeCheckpointHook') is SafeCheckpointHook
