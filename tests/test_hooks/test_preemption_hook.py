@@ -12,7 +12,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
-from castling_det.checkpoint import read_checkpoint, refuse_unsafe_checkpoints
+from castling_det.checkpoint import read_checkpoint
 from castling_det.hooks.preemption_hook import Preempted, PreemptionHook
 
 
@@ -76,7 +76,6 @@ class Send(Hook):
 
 def train(work_dir, name, at=None, to_workers=False, num_workers=0, **config):
     """Two epochs of four iterations; returns the hook, the runner, and whether it was ended."""
-    refuse_unsafe_checkpoints()
     loader = dict(
         dataset=Images(),
         batch_size=2,

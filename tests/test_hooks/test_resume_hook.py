@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import BatchSampler, Dataset
 
-from castling_det.checkpoint import read_checkpoint, refuse_unsafe_checkpoints
+from castling_det.checkpoint import read_checkpoint
 from castling_det.engine.distributed import start_processes
 from castling_det.hooks import CastlingHook, ResumeHook
 from castling_det.hooks.preemption_hook import PreemptionHook
@@ -151,11 +151,6 @@ def assert_equal_weights(first, second):
     for part in ('state_dict', 'ema_state_dict'):
         assert first[part].keys() == second[part].keys()
         assert all(torch.equal(first[part][key], second[part][key]) for key in first[part])
-
-
-@pytest.fixture(autouse=True)
-def safe_loading():
-    refuse_unsafe_checkpoints()
 
 
 @pytest.fixture(scope='module')
