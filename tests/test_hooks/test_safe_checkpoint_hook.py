@@ -1,6 +1,7 @@
 import errno
 import io
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -240,18 +241,36 @@ def test_killed_at_any_step(tmp_path, monkeypatch, train_cfg, checkpoint, valida
         assert killed.validated | resumed.validated == validations
 
 
+def measured(monkeypatch, folder, save_best, epochs, **config):
+    """Train some epochs; returns which validations were made, and the best checkpoints."""
+    life = Life(monkeypatch, folder, 999)
+    config['val_evaluator'] = [Measure(life)]
+    train_cfg = dict(by_epoch=True, max_epochs=epochs)
+    build_runner(folder, None, train_cfg, dict(save_best=save_best), **config).train()
+    return life.validated, {path.stem for path in folder.glob('best_*')}
+
+
 def test_best_checkpoint_that_is_written_anew_stays(tmp_path, monkeypatch):
     """The last validation is made again, as nothing tells of it, and finds more."""
-    for score, resume in ((3, {}), (4, dict(resume=True))):
-        monkeypatch.setitem(MEASURED['auc'], 3, score)
-        metrics = [Measure(Life(monkeypatch, tmp_path, 999))]
-        train_cfg = dict(by_epoch=True, max_epochs=3)
-        build_runner(
-            tmp_path, None, train_cfg, dict(save_best='auc'), val_evaluator=metrics, **resume
-        ).train()
-        assert metrics[0].life.validated == ({3} if resume else {1, 2, 3})
-        assert [path.name for path in tmp_path.glob('best_*')] == ['best_auc_epoch_3.pth']
-        (tmp_path / 'last_validation').unlink()
+    best = {'best_auc_epoch_3'}
+    assert measured(monkeypatch, tmp_path, 'auc', 3) == ({1, 2, 3}, best)
+    (tmp_path / 'last_validation').unlink()
+    monkeypatch.setitem(MEASURED['auc'], 3, 4)
+    assert measured(monkeypatch, tmp_path, 'auc', 3, resume=True) == ({3}, best)
+
+
+@pytest.mark.parametrize(('lost', 'acc'), [('nothing', 2), ('best_acc_epoch_2.pth', 3)])
+def test_copy_of_a_folder(tmp_path, monkeypatch, lost, acc):
+    """Its own best checkpoints count, as far as they are there; the former's are left alone."""
+    old, new, names = tmp_path / 'old', tmp_path / 'new', ['acc', 'auc']
+    _, best = measured(monkeypatch, old, names, 2)
+    assert best == {'best_acc_epoch_2', 'best_auc_epoch_1'}
+    shutil.copytree(old, new)
+    (new / lost).unlink(missing_ok=True)
+    words = dict(load_from=str(new / 'epoch_2.pth'), resume=True)
+    expected = {f'best_acc_epoch_{acc}', 'best_auc_epoch_3'}
+    assert measured(monkeypatch, new, names, 3, **words) == ({3}, expected)
+    assert {path.stem for path in old.glob('best_*')} == best
 
 
 def test_registered_in_the_root_registry():
