@@ -12,6 +12,7 @@ import pytest
 import torch
 from mmdet.models.data_preprocessors import BatchSyncRandomResize
 from mmengine.config import Config
+from mmengine.dist import barrier
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
@@ -137,6 +138,7 @@ def train(
         return interrupt.losses, None, None
     finally:
         end_workers(runner.train_dataloader)
+    barrier()  # the first process writes
     final = read_checkpoint(work_dir / 'work' / f'iter_{runner.max_iters}.pth')
     return interrupt.losses, runner.train_dataloader.dataset.loaded, final
 
