@@ -3,7 +3,7 @@
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -63,6 +63,15 @@ def refusal(call: Callable[..., str]) -> Callable[..., str]:
         return left.value.code
 
     return refusal
+
+
+@pytest.fixture(autouse=True, scope='session')
+def quick_runners() -> Iterator[None]:
+    """mmengine asks compilers and git for versions when it builds a Runner, saves a checkpoint."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('mmengine.runner.runner.collect_env', dict)
+        patch.setattr('mmengine.runner.runner.get_git_hash', str)
+        yield
 
 
 @pytest.fixture

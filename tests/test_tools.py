@@ -279,8 +279,9 @@ def test_checkpoint_of_another_model_without_any_hook_of_the_config(untrained, r
     words = [untrained / 'leaf.py', '--work-dir', untrained / 'work']
     said = f'error: {untrained}/other.pth is of another model'
     assert refusal('test', *words, untrained / 'other.pth').startswith(said)
-    load_from = f'load_from={untrained}/other.pth'
-    assert refusal('train', *words, '--cfg-options', load_from).startswith(said)
+    load_from = ['--cfg-options', f'load_from={untrained}/other.pth']
+    assert refusal('train', *words, *load_from).startswith(said)
+    assert refusal('train', *words, '--resume', *load_from).startswith(said), 'none to resume'
 
 
 @pytest.mark.parametrize('tool', ['train', 'test'])

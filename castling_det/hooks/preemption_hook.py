@@ -37,7 +37,7 @@ class PreemptionHook(Hook):
         self.is_told = False
         self.group = None
 
-    def before_train(self, runner: Runner) -> None:
+    def before_run(self, runner: Runner) -> None:
         self.former = signal.signal(signal.SIGTERM, self._note)
         if get_world_size() > 1:
             self.group = torch.distributed.new_group(backend='gloo')  # no waiting for a GPU

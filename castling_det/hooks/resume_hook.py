@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.optim import _ParamScheduler
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, Dataset, Sampler
@@ -158,17 +157,18 @@ class ResumeHook(Hook):
             loop._iter = loop.epoch * len(loader) + position
         followed = self._follow_config(runner, recounted)
         changes = [
-            f'{name} {stored[key]} -> {value}'
-            for (key, name), value in zip(_SCHEDULE.items(), _schedule(runner), strict=True)
+            f'{_SCHEDULE[key]} {stored[key]} -> {value}'
+            for key, value in _schedule(runner).items()
             if stored.get(key, value) != value
         ]
         if changes or followed or recounted:
-            has_feedback = any(map(_needs_metrics, _flat(runner.param_schedulers)))
+            kept, planned = 'weights', 'learning rate and ramp'
+            if _needs_metrics(runner):
+                kept, planned = 'weights and learning rate', 'the ramp'
             runner.logger.warning(
-                f'Resumed under another schedule ({", ".join(changes) or "learning rate"}): weights'
-                f'{" and learning rate" if has_feedback else ""} come from the checkpoint, '
-                f'{"the ramp" if has_feedback else "learning rate and ramp"} from the config, as '
-                f'they are there after {loop.iter} of {loop.max_iters} iterations'
+                f'Resumed under another schedule ({", ".join(changes) or "learning rate"}): {kept} '
+                f'come from the checkpoint, {planned} from the config, as they are there after '
+                f'{loop.iter} of {loop.max_iters} iterations'
             )
         if loop.iter >= loop.max_iters:
             runner.logger.warning(
@@ -188,7 +188,7 @@ class ResumeHook(Hook):
         is_same = loaded == list(map(_static, self.planned)) and (
             list(map(_initial_rate, groups)) == list(map(_initial_rate, self.rates))
         )
-        if is_same and not recounted or any(map(_needs_metrics, schedulers)):
+        if is_same and not recounted or _needs_metrics(runner):
             return False
         for scheduler, state in zip(schedulers, self.planned, strict=True):
             scheduler.load_state_dict(deepcopy(state))
@@ -220,15 +220,16 @@ class ResumeHook(Hook):
         checkpoint['data_order'] = dict(
             sampler_seed=getattr(loader.sampler, 'seed', None),
             position=checkpoint['meta']['iter'] - self.first_iter,
-            **dict(zip(_SCHEDULE, _schedule(runner), strict=True)),
+            **_schedule(runner),
             input_sizes=[module._input_size for module in _random_resizers(runner)],
         )
 
 
-def _schedule(runner: Runner) -> tuple[int, int, int]:
+def _schedule(runner: Runner) -> dict[str, int]:
     """The values of :data:`_SCHEDULE`."""
     loader = runner.train_dataloader
-    return loader.batch_sampler.batch_size * get_world_size(), len(loader), runner.max_iters
+    batch = loader.batch_sampler.batch_size * get_world_size()
+    return dict(batch=batch, num_batches=len(loader), max_iters=runner.max_iters)
 
 
 def _flat(parts: dict | list | None) -> list:
@@ -236,8 +237,8 @@ def _flat(parts: dict | list | None) -> list:
     return list(chain(*parts.values())) if isinstance(parts, dict) else parts or []
 
 
-def _needs_metrics(scheduler: _ParamScheduler) -> bool:
-    return getattr(scheduler, 'need_val_args', False)
+def _needs_metrics(runner: Runner) -> bool:
+    return any(getattr(each, 'need_val_args', False) for each in _flat(runner.param_schedulers))
 
 
 def _static(state: dict) -> dict:

@@ -2,9 +2,10 @@
 
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 from mmengine.dist import broadcast_object_list, is_main_process
-from mmengine.fileio import LocalBackend
+from mmengine.fileio import BaseStorageBackend, LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -14,6 +15,22 @@ from castling_det.errors import InputError
 
 OUTDATED = 'outdated_ckpts'  # in the message hub: the files that a checkpoint replaces
 VALIDATED = 'last_validation'  # in the work dir: after which epoch or iteration it was
+
+
+class _Postponing:
+    """A file backend that notes which files are to go, and leaves them."""
+
+    def __init__(self, backend: BaseStorageBackend) -> None:
+        self.backend = backend
+        self.outdated: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
+
+    def remove(self, path: str) -> None:
+        self.outdated.append(path)
+
+    rmtree = remove  # of a sharded checkpoint
 
 
 @HOOKS.register_module()
@@ -33,17 +50,18 @@ class SafeCheckpointHook(CheckpointHook):
             no evaluator measures ``save_best``, after the first validation.
     """
 
-    former_best: dict[str, str | None] = {}
-
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
         if isinstance(self.file_backend, LocalBackend) and is_main_process():
             self.backend_args = dict(backend='whole_file')
             require_writable(self.out_dir)
+        self.file_backend = _Postponing(self.file_backend)
         if not runner._resume or runner.iter == 0:
             return
+        for name in runner.message_hub.runtime_info.get(OUTDATED, []):
+            self.file_backend.remove(self._path(name))
+        self._remove_outdated(runner)
         if is_main_process():
-            self._remove(runner.message_hub.runtime_info.get(OUTDATED, []))
             for folder in {Path(self.out_dir), Path(runner.work_dir)}:
                 for unfinished in folder.glob('.unfinished-*'):
                     unfinished.unlink()
@@ -62,15 +80,16 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         """Write the checkpoint, then point at it, then remove what is outdated."""
-        outdated = self._outdated_best()
         if self.max_keep_ckpts > 0:
             steps = [kept for kept in self.keep_ckpt_ids if kept != step] + [step]
-            outdated += [self.filename_tmpl.format(old) for old in steps[: -self.max_keep_ckpts]]
+            for old in steps[: -self.max_keep_ckpts]:
+                self.file_backend.remove(self._path(self.filename_tmpl.format(old)))
             self.keep_ckpt_ids = deque(steps[-self.max_keep_ckpts :])
             runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        outdated = [Path(path).name for path in self.file_backend.outdated]
         runner.message_hub.update_info(OUTDATED, outdated)
         filename = self.filename_tmpl.format(step)
-        self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
+        self.last_ckpt = self._path(filename)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         runner.save_checkpoint(
             self.out_dir,
@@ -83,52 +102,35 @@ class SafeCheckpointHook(CheckpointHook):
         )
         if is_main_process():
             write_whole(Path(runner.work_dir) / 'last_checkpoint', str(self.last_ckpt).encode())
-            self._remove(outdated)
+        self._remove_outdated(runner)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
-        """Let mmengine write the best checkpoint, and remove the one before only then."""
-        if self.save_best is None:
-            return
         check_save_best(self.save_best, metrics)
-        self.former_best = self._best()
-        self._set_best(dict.fromkeys(self.former_best))
         super()._save_best_checkpoint(runner, metrics)
-        if is_main_process() and self.last_ckpt is None:  # else it went with the checkpoint
-            self._remove(self._outdated_best())
-        best = self._best()
-        self._set_best({key: best[key] or self.former_best[key] for key in best})
-        self.former_best = {}
+        self._remove_outdated(runner)
 
-    def _outdated_best(self) -> list[str]:
-        """File names of the best checkpoints that this validation has replaced."""
-        best = self._best() if self.former_best else {}
-        pairs = [(self.former_best[key], path) for key, path in best.items()]
-        return [Path(old).name for old, new in pairs if old and new and old != new]
-
-    def _best(self) -> dict[str, str | None]:
-        """Paths of the best checkpoints, by the ending of their entries in the message hub."""
-        if len(self.key_indicators) == 1:
-            return {'': self.best_ckpt_path}
-        return {f'_{key}': self.best_ckpt_path_dict.get(key) for key in self.key_indicators}
-
-    def _set_best(self, paths: dict[str, str | None]) -> None:
-        if len(self.key_indicators) == 1:
-            self.best_ckpt_path = paths['']
-        else:
-            self.best_ckpt_path_dict = {key[1:]: path for key, path in paths.items()}
+    def _remove_outdated(self, runner: Runner) -> None:
+        """Of the best checkpoints, one may have been written anew under its name."""
+        paths, self.file_backend.outdated = self.file_backend.outdated, []
+        backend = self.file_backend.backend
+        for path in set(paths) - set(_best(runner).values()) if is_main_process() else ():
+            if backend.isdir(path):
+                backend.rmtree(path)
+            elif backend.isfile(path):
+                backend.remove(path)
 
     def _find_best(self, runner: Runner) -> None:
         """Look for the best checkpoints in this folder; a score without its file counts no more."""
-        paths = {
-            key: path and self.file_backend.join_path(self.out_dir, Path(path).name)
-            for key, path in self._best().items()
-        }
-        for key, path in paths.items():
-            if not path or not self.file_backend.isfile(path):
-                paths[key] = None
-                for name in ('best_score', 'best_ckpt'):
-                    runner.message_hub.runtime_info.pop(name + key, None)
-        self._set_best(paths)
+        info = runner.message_hub.runtime_info
+        for key, path in _best(runner).items():
+            info[key] = self._path(Path(path).name)
+            if not self.file_backend.isfile(info[key]):
+                del info[key], info[key.replace('ckpt', 'score', 1)]
+        if len(self.key_indicators) == 1:
+            self.best_ckpt_path = info.get('best_ckpt')
+        else:
+            for name in self.key_indicators:
+                self.best_ckpt_path_dict[name] = info.get(f'best_ckpt_{name}')
 
     def _lacks_validation(self, runner: Runner) -> bool:
         """Whether the loop would have validated here, and :data:`VALIDATED` does not tell of it."""
@@ -147,13 +149,14 @@ class SafeCheckpointHook(CheckpointHook):
         broadcast_object_list(validated)
         return not validated[0].isdigit() or int(validated[0]) < done
 
-    def _remove(self, names: list[str]) -> None:
-        for name in names:
-            path = self.file_backend.join_path(self.out_dir, name)
-            if self.file_backend.isdir(path):  # a sharded checkpoint
-                self.file_backend.rmtree(path)
-            elif self.file_backend.isfile(path):
-                self.file_backend.remove(path)
+    def _path(self, name: str) -> str:
+        return self.file_backend.join_path(self.out_dir, name)
+
+
+def _best(runner: Runner) -> dict[str, str]:
+    """Paths of the best checkpoints, by their keys in the message hub."""
+    info = runner.message_hub.runtime_info
+    return {key: path for key, path in info.items() if key.startswith('best_ckpt')}
 
 
 def check_save_best(names: list[str] | None, metrics: dict[str, float]) -> None:

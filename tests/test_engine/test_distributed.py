@@ -15,6 +15,8 @@ from mmengine.registry import MODEL_WRAPPERS, RUNNERS, DefaultScope
 from mmengine.visualization import Visualizer
 from torch import nn
 
+from castling_det.checkpoint import load_weights
+from castling_det.configs import build_model
 from castling_det.datasets.shapes import write_shapes
 from castling_det.engine.cli import load_config
 from castling_det.engine.distributed import CPUDataParallel, is_first_process, start_processes
@@ -202,9 +204,8 @@ def test_first_process(monkeypatch, name):
     assert is_first_process()
 
 
-@pytest.mark.gpu
-def test_fully_sharded_training_on_one_gpu(tmp_path, monkeypatch, forget_instances):
-    """FSDP by `strategy` alone, as a config would ask for it."""
+def test_fully_sharded_training_of_one_process(tmp_path, monkeypatch, forget_instances):
+    """As docs/training.md has it: losses and checkpoint are those of a plain one."""
     write_shapes(tmp_path / 'shapes', num_train=16, num_val=1)
     (tmp_path / 'leaf.py').write_text(LEAF.format(root=tmp_path))
     (tmp_path / 'exact_training.py').write_text(MODULE)
@@ -212,18 +213,34 @@ def test_fully_sharded_training_on_one_gpu(tmp_path, monkeypatch, forget_instanc
     environment = dict(RANK=0, LOCAL_RANK=0, WORLD_SIZE=1, MASTER_ADDR='127.0.0.1')
     for name, value in (environment | dict(MASTER_PORT=free_port())).items():
         monkeypatch.setenv(name, str(value))
-    cfg = load_config(tmp_path / 'leaf.py')
-    cfg.merge_from_dict(
-        dict(
-            work_dir=str(tmp_path / 'work'),
-            launcher='pytorch',
-            runner_type='FlexibleRunner',
-            strategy=dict(type='FSDPStrategy', model_wrapper=dict(use_orig_params=True)),
-            custom_hooks=[],
-            train_cfg=dict(max_epochs=1),
-        )
+    device = {} if torch.cuda.is_available() else dict(device_id='cpu')
+    sharded = dict(
+        launcher='pytorch',
+        runner_type='FlexibleRunner',
+        strategy=dict(
+            type='FSDPStrategy',
+            model_wrapper=dict(use_orig_params=True, **device),
+            state_dict_cfg=dict(
+                state_dict_type='FULL_STATE_DICT',
+                state_dict_config=dict(type='FullStateDictConfig'),
+                optim_state_dict_config=dict(type='FullOptimStateDictConfig'),
+            ),
+        ),
     )
-    runner = RUNNERS.build(cfg)
-    runner.train()
-    assert runner.iter == 2
+    records, models = [], []
+    for name, options in (('plain', dict(launcher='none')), ('sharded', sharded)):
+        cfg = load_config(tmp_path / 'leaf.py')
+        cfg.merge_from_dict(dict(options, train_cfg=dict(max_epochs=1)))
+        cfg.default_hooks.checkpoint = dict(type='SafeCheckpointHook', interval=1)
+        cfg.work_dir = str(tmp_path / name)
+        start_processes(cfg)
+        RUNNERS.build(cfg).train()
+        records.append(json.loads((tmp_path / name / 'rank0_of_1.json').read_text()))
+        models.append(build_model(cfg))
+        load_weights(models[-1], tmp_path / name / 'epoch_1.pth')
     torch.distributed.destroy_process_group()
+    assert records[1]['wrapper'] == 'MMFullyShardedDataParallel'
+    for ours, theirs in zip(*(record['losses'] for record in records), strict=True):
+        assert ours == pytest.approx(theirs)
+    for ours, theirs in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -6,7 +6,6 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from castling_det.checkpoint import refuse_unsafe_checkpoints
 from castling_det.errors import InputError
 from castling_det.hooks import CheckpointFitHook
 from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
@@ -54,11 +53,6 @@ def build_runner(work_dir, model, load_from=None, resume=False, custom_hooks=HOO
         resume=resume,
         experiment_name=f'{work_dir.name}_{model.head.out_features}_{load_from}_{resume}',
     )
-
-
-@pytest.fixture(autouse=True)
-def safe_loading():
-    refuse_unsafe_checkpoints()
 
 
 @pytest.fixture

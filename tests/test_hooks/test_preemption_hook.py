@@ -12,7 +12,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
-from castling_det.checkpoint import read_checkpoint, refuse_unsafe_checkpoints
+from castling_det.checkpoint import read_checkpoint
 from castling_det.hooks.preemption_hook import Preempted, PreemptionHook
 
 
@@ -76,7 +76,6 @@ class Send(Hook):
 
 def train(work_dir, name, at=None, to_workers=False, num_workers=0, **config):
     """Two epochs of four iterations; returns the hook, the runner, and whether it was ended."""
-    refuse_unsafe_checkpoints()
     loader = dict(
         dataset=Images(),
         batch_size=2,
@@ -116,18 +115,37 @@ def train(work_dir, name, at=None, to_workers=False, num_workers=0, **config):
     return send, ''
 
 
-@pytest.mark.parametrize(('at', 'iteration'), [(1, 2), (3, 4), (4, 5), ('validation 1', 4)])
-def test_nothing_is_repeated_and_nothing_differs(tmp_path, at, iteration):
-    """Within an epoch, at its end, after a checkpoint, and within a validation."""
+@pytest.fixture(autouse=True)
+def unhandled_sigterm():
+    """Else one that no hook waits for would end pytest."""
+
+    def fail(number, frame):
+        raise AssertionError('SIGTERM is not handled')
+
+    former = signal.signal(signal.SIGTERM, fail)
+    yield
+    signal.signal(signal.SIGTERM, former)
+
+
+@pytest.mark.parametrize(
+    ('at', 'iteration', 'times'),
+    [(1, 2, 1), (3, 4, 1), (4, 5, 1), ('validation 1', 4, 1), ('validation 1', 4, 2)],
+)
+def test_nothing_is_repeated_and_nothing_differs(tmp_path, at, iteration, times):
+    """Within an epoch, at its end, after a checkpoint, within a validation and when it is made."""
     whole, _ = train(tmp_path / 'whole', 'whole')
-    ended, said = train(tmp_path / 'work', 'ended', at)
-    assert said == f'SIGTERM after {iteration} of 8 iterations'
-    assert (tmp_path / 'work' / 'last_checkpoint').read_text().endswith('/interrupted.pth')
+    losses, metrics = {}, {}
+    for number in range(times):
+        ended, said = train(tmp_path / 'work', f'ended {number}', at, resume=number > 0)
+        assert said == f'SIGTERM after {iteration} of 8 iterations'
+        assert (tmp_path / 'work' / 'last_checkpoint').read_text().endswith('/interrupted.pth')
+        losses |= ended.losses
+        metrics |= ended.metrics
     resumed, said = train(tmp_path / 'work', 'resumed', resume=True)
     assert said == ''
     assert min(resumed.losses) == iteration
-    assert ended.losses | resumed.losses == whole.losses
-    assert ended.metrics | resumed.metrics == whole.metrics and len(whole.metrics) == 2
+    assert losses | resumed.losses == whole.losses
+    assert metrics | resumed.metrics == whole.metrics and len(whole.metrics) == 2
     weights = [read_checkpoint(tmp_path / name / 'epoch_2.pth') for name in ('whole', 'work')]
     for part in ('state_dict', 'ema_state_dict'):
         first, second = (checkpoint[part] for checkpoint in weights)

@@ -1,3 +1,4 @@
+import json
 import math
 import os
 import random
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from mmdet.models.data_preprocessors import BatchSyncRandomResize
+from mmengine.config import Config
+from mmengine.dist import barrier
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
@@ -17,8 +20,10 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import BatchSampler, Dataset
 
-from castling_det.checkpoint import read_checkpoint, refuse_unsafe_checkpoints
-from castling_det.hooks import ResumeHook
+from castling_det.checkpoint import read_checkpoint
+from castling_det.engine.distributed import start_processes
+from castling_det.hooks import CastlingHook, ResumeHook
+from castling_det.hooks.preemption_hook import PreemptionHook
 from castling_det.hooks.resume_hook import seed_everything
 
 MAX_ITERS = 18  # three epochs of six batches, the last of them smaller
@@ -57,25 +62,24 @@ class Images(Dataset):
 
 
 class Interrupt(Hook):
-    """Notes every loss, and ends the process, or the training, after some iterations."""
+    """Notes losses, learning rates and ramps; sends a signal, as by Ctrl-C, after an iteration."""
 
     priority = 'LOWEST'
 
-    def __init__(self, after, kill, rates):
+    def __init__(self, after, number, rates, castling):
         self.after = after
-        self.kill = kill
+        self.number = number
         self.losses = {}
         self.rates = rates
+        self.castling = castling
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        self.rates[runner.iter] = runner.optim_wrapper.param_groups[0]['lr']
+        self.rates[runner.iter] = runner.optim_wrapper.param_groups[0]['lr'], self.castling.ramp
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.losses[runner.iter] = outputs['loss'].item()
-        if runner.iter + 1 == self.after and self.kill:
-            os.kill(os.getpid(), signal.SIGKILL)
         if runner.iter + 1 == self.after:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), self.number)
 
 
 def train(
@@ -85,7 +89,7 @@ def train(
     num_workers=0,
     interval=4,
     after=None,
-    kill=False,
+    number=signal.SIGINT,
     batch_size=2,
     max_epochs=3,
     lr=0.01,
@@ -98,7 +102,8 @@ def train(
     cosine = dict(type='CosineAnnealingLR', T_max=MAX_ITERS, by_epoch=False)
     if by_epoch:
         cosine = dict(type='CosineAnnealingLR', T_max=max_epochs, convert_to_iter_based=True)
-    interrupt = Interrupt(after, kill, {} if rates is None else rates)
+    castling = CastlingHook(end=0.8)
+    interrupt = Interrupt(after, number, {} if rates is None else rates, castling)
     torch.manual_seed(0)
     runner = Runner(
         Toy(),
@@ -116,7 +121,13 @@ def train(
         default_hooks=dict(
             checkpoint=dict(type='SafeCheckpointHook', by_epoch=False, interval=interval)
         ),
-        custom_hooks=[dict(type='ResumeHook'), dict(type='EMAHook'), interrupt],
+        custom_hooks=[
+            castling,
+            dict(type='ResumeHook'),
+            dict(type='EMAHook'),
+            interrupt,
+            PreemptionHook(),
+        ],
         experiment_name=f'{work_dir.name}_{name}',
         log_level='WARNING',
         **{'randomness': dict(seed=3), **config},
@@ -127,6 +138,7 @@ def train(
         return interrupt.losses, None, None
     finally:
         end_workers(runner.train_dataloader)
+    barrier()  # the first process writes
     final = read_checkpoint(work_dir / 'work' / f'iter_{runner.max_iters}.pth')
     return interrupt.losses, runner.train_dataloader.dataset.loaded, final
 
@@ -141,11 +153,6 @@ def assert_equal_weights(first, second):
     for part in ('state_dict', 'ema_state_dict'):
         assert first[part].keys() == second[part].keys()
         assert all(torch.equal(first[part][key], second[part][key]) for key in first[part])
-
-
-@pytest.fixture(autouse=True)
-def safe_loading():
-    refuse_unsafe_checkpoints()
 
 
 @pytest.fixture(scope='module')
@@ -191,17 +198,53 @@ def test_iteration_based_loop(tmp_path, num_workers):
     assert_equal_weights(final, whole_final)
 
 
-def test_killed_process(tmp_path, uninterrupted):
-    script = 'import castling_det, runpy; runpy.run_path({!r}, run_name="__main__")'
-    killed = subprocess.run(
-        [sys.executable, '-c', script.format(__file__), tmp_path, '9'],
-        env=os.environ | {'OMP_NUM_THREADS': '1'},
+@pytest.fixture(scope='module')
+def trained_apart(tmp_path_factory):
+    """Folder of trainings in processes of their own, which :func:`train_apart` makes."""
+    folder = tmp_path_factory.mktemp('apart')
+    train(folder / 'one to two', 'killed', after=9)
+    launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    done = subprocess.run(
+        [sys.executable, *launcher, '-m', 'castling_det', __file__, folder],
+        env=os.environ | {'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''},
         capture_output=True,
+        text=True,
+        timeout=300,
     )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    losses, _, final = train(tmp_path, 'resumed', resume=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+def test_killed_process(trained_apart, uninterrupted):
+    losses, _, final = train(trained_apart / 'killed', 'resumed', resume=True)
     assert losses == {i: uninterrupted[0][i] for i in range(8, MAX_ITERS)}
     assert_equal_weights(final, uninterrupted[2])
+
+
+def test_from_one_process_to_two_and_back(trained_apart):
+    """Learning rate and ramp go on where they would be."""
+    for rank in range(2):
+        whole, resumed, *_ = json.loads((trained_apart / f'rank_{rank}.json').read_text())
+        assert list(whole) == [*'012345678'] and whole['8'][2] == 1
+        rates = {i: values[1:] for i, values in resumed.items()}
+        assert rates == {i: whole[i][1:] for i in '45678'}
+    whole, resumed = {}, {}
+    train(trained_apart / 'one', 'whole', rates=whole)
+    train(trained_apart / 'two to one', 'resumed', rates=resumed, resume=True)
+    assert resumed == {i: whole[i] for i in range(8, MAX_ITERS)} and resumed[17][1] == 1
+
+
+def test_sigterm_to_one_of_two_processes(trained_apart):
+    """Both end after that iteration, and repeat none."""
+    first_losses = set()
+    for rank in range(2):
+        whole, _, ended, resumed = json.loads((trained_apart / f'rank_{rank}.json').read_text())
+        assert list(ended) == [*'01234'] and list(resumed) == [*'5678']
+        assert ended | resumed == whole
+        first_losses.add(whole['0'][0])
+    assert len(first_losses) == 2, 'the processes saw the same images'
+    finals = [trained_apart / name / 'work' / 'iter_9.pth' for name in ('two', 'ended')]
+    assert_equal_weights(*map(read_checkpoint, finals))
 
 
 def test_order_without_a_configured_seed(tmp_path):
@@ -255,7 +298,8 @@ def test_other_learning_rate_in_the_config(tmp_path):
     train(tmp_path, 'killed', after=10)
     train(tmp_path, 'faster', lr=0.02, rates=rates, resume=True)
     cosine = [0.01 * (1 + math.cos(math.pi * i / MAX_ITERS)) for i in range(MAX_ITERS)]
-    assert rates == {i: pytest.approx(cosine[i]) for i in range(8, MAX_ITERS)}
+    found = {i: rate for i, (rate, _) in rates.items()}
+    assert found == {i: pytest.approx(cosine[i]) for i in range(8, MAX_ITERS)}
     assert 'Resumed under another schedule (learning rate): weights come' in log_of(tmp_path)
 
 
@@ -297,5 +341,31 @@ def test_registered_in_the_root_registry():
     assert HOOKS.get('ResumeHook') is ResumeHook
 
 
+def train_apart(folder, rank):
+    """One training is killed; then each of two processes notes losses, learning rates and ramps."""
+    if rank == 0:
+        if os.fork() == 0:
+            train(folder / 'killed', 'killed', after=9, number=signal.SIGKILL)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.wait()[1]) == -signal.SIGKILL
+    cfg = Config(dict(launcher='pytorch'))
+    start_processes(cfg)
+
+    def noted(name, **config):
+        rates = {}
+        config.update(rates=rates, launcher='pytorch', cfg=cfg)
+        losses, _, _ = train(folder / name, name, **config)
+        return {i: (losses[i], *rates[i]) for i in losses}
+
+    records = [
+        noted('two'),
+        noted('one to two', resume=True),
+        noted('ended', after=5, number=signal.SIGTERM * rank),
+        noted('ended', resume=True),
+    ]
+    noted('two to one', after=5)
+    (folder / f'rank_{rank}.json').write_text(json.dumps(records))
+
+
 if __name__ == '__main__':
-    train(Path(sys.argv[1]), 'killed', after=int(sys.argv[2]), kill=True)
+    train_apart(Path(sys.argv[1]), int(os.environ['RANK']))

@@ -1,13 +1,18 @@
 import errno
 import io
+import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
 from torch import nn
 
 from castling_det.checkpoint import read_checkpoint
@@ -15,27 +20,40 @@ from castling_det.hooks import SafeCheckpointHook
 
 
 class Toy(BaseModel):
+    """Counts its training iterations, and predicts their number."""
+
     def __init__(self):
         super().__init__()
         self.net = nn.Linear(3, 1)
+        self.register_buffer('iterations', torch.tensor(0))
 
     def forward(self, inputs, mode='tensor'):
+        if mode != 'loss':
+            return [self.iterations.item()] * len(inputs)
+        self.iterations += 1
         return dict(loss=self.net(torch.stack(inputs)).square().mean())
 
 
-def build_runner(work_dir, hook=None, **config):
+def build_runner(work_dir, hook=None, train_cfg=None, checkpoint=None, **config):
+    """Five epochs of an iteration."""
+    train_cfg = train_cfg or dict(by_epoch=True, max_epochs=5)
+    dataset = [dict(inputs=torch.ones(3))] * 2
+    loader = dict(dataset=dataset, batch_size=2, sampler=dict(type='DefaultSampler', shuffle=False))
+    if 'val_evaluator' in config:
+        config.update(val_dataloader=loader, val_cfg=dict())
     return Runner(
         Toy(),
         work_dir=str(work_dir),
         train_dataloader=dict(
-            dataset=[dict(inputs=torch.ones(3))] * 2,
-            batch_size=2,
-            sampler=dict(type='DefaultSampler'),
+            loader,
+            sampler=dict(type='DefaultSampler' if train_cfg['by_epoch'] else 'InfiniteSampler'),
         ),
-        train_cfg=dict(by_epoch=True, max_epochs=5),
+        train_cfg=train_cfg,
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
         default_hooks=dict(
-            checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=1)
+            checkpoint=dict(
+                dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=1), **checkpoint or {}
+            )
         ),
         custom_hooks=[hook] if hook else None,
         experiment_name=f'{work_dir.parent.name}_{work_dir.name}_{len(config)}',
@@ -130,6 +148,129 @@ def test_folder_that_cannot_be_written_stops_before_training(tmp_path):
     with pytest.raises(ValueError, match=r'out/work cannot be written \(.*/out: Not a directory\)'):
         runner.train()
     assert runner.iter == 0
+
+
+# By iterations done: the best accuracy comes second, the best area under the curve last.
+MEASURED = dict(acc={1: 1, 2: 3, 3: 2}, auc={1: 2, 2: 1, 3: 3})
+
+
+class Killed(BaseException):
+    """As after SIGKILL, what would tidy up comes to nothing too."""
+
+
+class Life:
+    """Ends a training before the nth of its steps: files that move or go, and validations.
+
+    Asserts before each that there is a checkpoint to go on from, once there was one, and that no
+    best checkpoint went before the better one came.
+    """
+
+    def __init__(self, monkeypatch, folder, steps):
+        self.folder, self.steps, self.validated = folder, steps, set()
+        self.best = dict.fromkeys(MEASURED, 0)
+        for name in ('replace', 'unlink', 'remove'):
+            monkeypatch.setattr(os, name, self.limited(getattr(os, name)))
+
+    def limited(self, function):
+        def call(path, *words, **options):
+            if self.folder in Path(path).parents and Path(path).exists():
+                self.step()
+            return function(path, *words, **options)
+
+        return call
+
+    def step(self):
+        if (self.folder / 'last_checkpoint').exists():
+            assert Path((self.folder / 'last_checkpoint').read_text()).is_file()
+        for name, values in MEASURED.items():
+            found = [values[int(path.stem[-1])] for path in self.folder.glob(f'best_{name}_*')]
+            assert max(found, default=0) >= self.best[name]
+            self.best[name] = max(found, default=0)
+        if self.steps == 0:
+            raise Killed
+        self.steps -= 1
+
+
+class Measure(BaseMetric):
+    def __init__(self, life):
+        super().__init__()
+        self.life = life
+
+    def process(self, data_batch, data_samples):
+        self.results.extend(data_samples)
+
+    def compute_metrics(self, results):
+        self.life.step()
+        self.life.validated.add(results[0])
+        return {name: values[results[0]] for name, values in MEASURED.items()}
+
+
+@pytest.mark.parametrize(
+    ('train_cfg', 'checkpoint', 'validations'),
+    [
+        (dict(max_epochs=3), dict(save_best=['acc', 'auc']), {1, 2, 3}),
+        (dict(max_epochs=3), dict(save_best='acc', interval=2), {1, 2, 3}),
+        (dict(max_iters=3, val_interval=2), dict(save_best='auc', by_epoch=False), {2, 3}),
+    ],
+)
+def test_killed_at_any_step(tmp_path, monkeypatch, train_cfg, checkpoint, validations):
+    """Resumed, it ends with the files and validations of a training that was left alone."""
+    train_cfg['by_epoch'] = 'max_epochs' in train_cfg
+    visualizer = Visualizer()  # building one takes long
+
+    def live(folder, steps, **config):
+        with monkeypatch.context() as patch, suppress(Killed):
+            life = Life(patch, folder, steps)
+            config.update(val_evaluator=[Measure(life)], visualizer=visualizer)
+            build_runner(folder, None, train_cfg, checkpoint, **config).train()
+        return life
+
+    def left(folder):
+        best = {path: read_checkpoint(path) for path in folder.glob('best_*')}
+        done = {path.name: each['state_dict']['iterations'].item() for path, each in best.items()}
+        return done, {path.name for path in folder.glob('[!0-9]*')}
+
+    steps = 999 - live(tmp_path / 'whole', 999).steps
+    whole = left(tmp_path / 'whole')
+    for number in range(steps):
+        folder = tmp_path / str(number)
+        killed = live(folder, number)
+        assert killed.steps == 0
+        resumed = live(folder, 999, resume=True)
+        assert left(folder) == whole
+        assert killed.validated | resumed.validated == validations
+
+
+def measured(monkeypatch, folder, save_best, epochs, **config):
+    """Train some epochs; returns which validations were made, and the best checkpoints."""
+    life = Life(monkeypatch, folder, 999)
+    config['val_evaluator'] = [Measure(life)]
+    train_cfg = dict(by_epoch=True, max_epochs=epochs)
+    build_runner(folder, None, train_cfg, dict(save_best=save_best), **config).train()
+    return life.validated, {path.stem for path in folder.glob('best_*')}
+
+
+def test_best_checkpoint_that_is_written_anew_stays(tmp_path, monkeypatch):
+    """The last validation is made again, as nothing tells of it, and finds more."""
+    best = {'best_auc_epoch_3'}
+    assert measured(monkeypatch, tmp_path, 'auc', 3) == ({1, 2, 3}, best)
+    (tmp_path / 'last_validation').unlink()
+    monkeypatch.setitem(MEASURED['auc'], 3, 4)
+    assert measured(monkeypatch, tmp_path, 'auc', 3, resume=True) == ({3}, best)
+
+
+@pytest.mark.parametrize(('lost', 'acc'), [('nothing', 2), ('best_acc_epoch_2.pth', 3)])
+def test_copy_of_a_folder(tmp_path, monkeypatch, lost, acc):
+    """Its own best checkpoints count, as far as they are there; the former's are left alone."""
+    old, new, names = tmp_path / 'old', tmp_path / 'new', ['acc', 'auc']
+    _, best = measured(monkeypatch, old, names, 2)
+    assert best == {'best_acc_epoch_2', 'best_auc_epoch_1'}
+    shutil.copytree(old, new)
+    (new / lost).unlink(missing_ok=True)
+    words = dict(load_from=str(new / 'epoch_2.pth'), resume=True)
+    expected = {f'best_acc_epoch_{acc}', 'best_auc_epoch_3'}
+    assert measured(monkeypatch, new, names, 3, **words) == ({3}, expected)
+    assert {path.stem for path in old.glob('best_*')} == best
 
 
 def test_registered_in_the_root_registry():
