@@ -1,5 +1,6 @@
 from .attention import CastlingAttention, NoMixing, SelfAttention, SoftmaxAttention
 from .levit import CastlingLeViT
+from .simple_feature_pyramid import SimpleFeaturePyramid
 from .timm_vit import CastlingTimm
 from .vit import CastlingViT
 
@@ -10,5 +11,6 @@ __all__ = [
     'CastlingViT',
     'NoMixing',
     'SelfAttention',
+    'SimpleFeaturePyramid',
     'SoftmaxAttention',
 ]
