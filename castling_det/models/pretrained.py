@@ -282,7 +282,7 @@ def timm_state_dict(
     model computes.
 
     Args:
-        state_dict (StateDict): A leading ``vit.``, ``deit.``, ``dinov2.``,
+        state_dict (StateDict): A leading ``backbone.``, ``vit.``, ``deit.``, ``dinov2.``,
             ``dinov2_with_registers.`` or ``vision_model.`` is allowed.
         own (StateDict): Of the timm model.
         num_extra_positions (int): How many of the model's positions lead the grid's. Positions of a
@@ -293,7 +293,7 @@ def timm_state_dict(
     """
     if 'embedding/kernel' in state_dict:
         state_dict = _from_jax(state_dict)
-    prefixes = ('vit.', 'deit.', 'dinov2.', 'dinov2_with_registers.', 'vision_model.')
+    prefixes = ('backbone.', 'vit.', 'deit.', 'dinov2.', 'dinov2_with_registers.', 'vision_model.')
     renamed = _renamed(state_dict, _TIMM_LAYOUTS, prefixes)
     _join_qkv(renamed)
     renamed = _replaced(renamed, _TO_TIMM)

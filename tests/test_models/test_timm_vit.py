@@ -14,6 +14,7 @@ import transformers
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
+from mmpretrain.models import VisionTransformer
 from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
@@ -281,6 +282,18 @@ def test_models_of_transformers(tmp_path, name):
         (maps,) = loaded(timms, theirs.state_dict(), tmp_path / 'vit.safetensors')(x)
     assert tokens.std() > 0.1
     torch.testing.assert_close(maps.flatten(2).transpose(1, 2), tokens, rtol=1e-4, atol=1e-4)
+
+
+def test_models_of_mmpretrain(tmp_path):
+    """From the file of a classifier."""
+    arch = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=128)
+    theirs = VisionTransformer(arch, img_size=32, patch_size=8, out_type='featmap')
+    randomised(theirs)
+    weights = {f'backbone.{key}': value for key, value in theirs.state_dict().items()}
+    weights['head.layers.head.weight'] = torch.ones(3, 32)
+    ours = loaded('vit_tiny_patch16_224', weights, tmp_path / 'vit.pth')
+    with torch.no_grad():
+        torch.testing.assert_close(ours(image(32, 32)), theirs(image(32, 32)))
 
 
 def test_gated_mlps_of_transformers(tmp_path):
