@@ -3,12 +3,14 @@
 A model stays what its library built. Each attention module keeps its class, its weights and its
 call; projections, norms, LayerScale, registers, rotary positions and gates run as they did. Only
 its call of ``F.scaled_dot_product_attention``, which mixes q, k and v, goes to the attention of our
-seam. That attention is a child of the module, so the original keys of the ``state_dict`` stay, and
+seam; where it writes the softmax out instead, its ``forward`` is that of ``written_out.py``. The
+attention of the seam is a child of the module, so the original keys of the ``state_dict`` stay, and
 whatever walks over modules (``castle``, ``CastlingHook``) finds it.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from castling_det.errors import InputError
 from castling_det.models.attention import Grid
+from castling_det.written_out import BIASES, FORWARDS
 
 CHILD = 'castling'  # name of the seam in an attention module
 # Modules that mix image tokens by one call of F.scaled_dot_product_attention.
@@ -36,6 +39,11 @@ KNOWN = {
     'transformers.models.vit.modeling_vit.ViTSelfAttention',
     'mmpretrain.models.utils.attention.MultiheadAttention',
 }
+REFUSED = {  # what names of classes tell
+    'Window': 'attends within windows',
+    'Cross': 'attends to other tokens than its own',
+    'AttentionPool': 'pools the tokens',
+}
 # torch's own class stands in decoders and poolings too: in this block it mixes the image's tokens.
 TORCHVISION_BLOCK = 'torchvision.models.vision_transformer.EncoderBlock'
 
@@ -47,20 +55,25 @@ class Report:
     Attributes:
         replaced (tuple[str, ...]): Names of the attention modules that mix by the seam now.
         left (dict[str, str]): Names of all others, and why they were left.
+        dropped (tuple[str, ...]): Names of the logit biases that are not used any more.
     """
 
     replaced: tuple[str, ...]
     left: dict[str, str]
+    dropped: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f'replaced {len(self.replaced)}: {", ".join(self.replaced)}']
-        return '\n'.join(lines + [f'left {name}: {reason}' for name, reason in self.left.items()])
+        lines += [f'left {name}: {reason}' for name, reason in self.left.items()]
+        lines += [f'dropped {len(self.dropped)}: {", ".join(self.dropped)}'] if self.dropped else []
+        return '\n'.join(lines)
 
 
 def castlify(
     model: nn.Module,
     attn: dict = dict(type='CastlingAttention'),
     blocks: Sequence[int] | None = None,
+    drop_bias: bool = False,
 ) -> Report:
     """Turn a softmax ViT of another library into the training form, in place.
 
@@ -74,13 +87,16 @@ def castlify(
             computes what it did.
         blocks (Sequence[int], optional): Which attention modules, counted from the input; -1 is
             the last. Defaults to all.
+        drop_bias (bool): Whether relative positions that are added to the logits (LeViT, MViTv2)
+            are left out; their parameters stay, without a gradient. Defaults to False.
 
     Returns:
         Report: Names of what was replaced, and of what was left and why.
 
     Raises:
         InputError: If no attention module is known, or there is not one patch embedding, or if the
-            model has been castlified before. Later, when the model runs: for a mask, dropout of
+            model has been castlified before, or for logit biases that the attention does not take
+            and ``drop_bias`` does not leave out. Later, when the model runs: for a mask, dropout of
             attention probabilities, or dropped patches, which linear attention does not know.
     """
     known, left = _attention_modules(model)
@@ -89,24 +105,45 @@ def castlify(
         raise InputError(f'{type(model).__name__} cannot be castlified: {found}')
     if any(hasattr(module, CHILD) for module in known.values()):
         raise InputError(f'{type(model).__name__} has been castlified before')
+    wanted = range(len(known)) if blocks is None else [range(len(known))[i] for i in blocks]
+    left |= {
+        name: 'not among the blocks asked for'
+        for index, name in enumerate(known)
+        if index not in wanted
+    }
+    chosen = {name: module for name, module in known.items() if name not in left}
     grid = TokenGrid()
-    _patch_embedding(model).register_forward_hook(grid.record)
+    seams = {
+        name: Seam(name, _build(attn, module), grid, drop_bias) for name, module in chosen.items()
+    }
+    biases = {
+        f'{name}.{bias}': getattr(module, bias)
+        for name, module in chosen.items()
+        for bias in BIASES
+        if hasattr(module, bias) and not (bias == 'attention_biases' and seams[name].passes_bias)
+    }
+    if biases and not drop_bias:
+        raise InputError(
+            f'{attn["type"]} takes no relative positions in the logits, but there is '
+            f'{next(iter(biases))}: drop_bias=True leaves them out'
+        )
+    if any(_qualified_name(module) not in FORWARDS for module in known.values()):
+        _patch_embedding(model).register_forward_hook(grid.record)
     if hasattr(model, 'set_attn_implementation'):
         model.set_attn_implementation('sdpa')
-    wanted = range(len(known)) if blocks is None else [range(len(known))[i] for i in blocks]
-    replaced = []
-    for index, (name, module) in enumerate(known.items()):
-        if index not in wanted:
-            left[name] = 'not among the blocks asked for'
-            continue
-        seam = Seam(name, _build(attn, module), grid)
+    for bias in biases.values():
+        bias.requires_grad_(False)
+    for name, module in chosen.items():
+        seam = seams[name]
         setattr(module, CHILD, seam)
+        if _qualified_name(module) in FORWARDS:
+            module.forward = MethodType(FORWARDS[_qualified_name(module)], module)
+            continue
         if hasattr(module, 'fused_attn'):
             module.fused_attn = True
         module.register_forward_pre_hook(seam.enter)
         module.register_forward_hook(seam.leave, always_call=True)
-        replaced.append(name)
-    return Report(tuple(replaced), left)
+    return Report(tuple(chosen), left, tuple(biases))
 
 
 class TokenGrid:
@@ -131,11 +168,16 @@ class Seam(nn.Module):
         name (str): Of the attention module, for messages.
         attn (nn.Module): Attention behind the seam.
         grid (TokenGrid): Shared by all of a model.
+        drop_bias (bool): Whether logit biases are left out.
+
+    Attributes:
+        passes_bias (bool): Whether the attention gets the logit biases of the module.
     """
 
-    def __init__(self, name: str, attn: nn.Module, grid: TokenGrid) -> None:
+    def __init__(self, name: str, attn: nn.Module, grid: TokenGrid, drop_bias: bool) -> None:
         super().__init__()
         self.attn = attn
+        self.passes_bias = attn.accepts_bias and not drop_bias
         self.name, self.grid = name, grid
         self.entered: list[_InPlaceOfSoftmax] = []
 
@@ -234,10 +276,12 @@ def _attention_modules(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str
     known, left = {}, {}
     for name, module in model.named_modules():
         inner = any('Attention' in type(child).__name__ for child in module.children())
-        if _qualified_name(module) in KNOWN or module in in_torchvision:
+        kind = _qualified_name(module)
+        if kind in KNOWN or kind in FORWARDS or module in in_torchvision:
             known[name] = module
         elif 'Attention' in type(module).__name__ and not inner:
-            left[name] = f'{_qualified_name(module)} is not known'
+            reason = next((why for word, why in REFUSED.items() if word in kind), 'is not known')
+            left[name] = f'{kind} {reason}'
     return known, left
 
 
@@ -257,10 +301,11 @@ def _patch_embedding(model: nn.Module) -> nn.Conv2d:
 
 def _build(attn: dict, module: nn.Module) -> nn.Module:
     num_heads = _first(module, 'num_heads', 'num_attention_heads')
-    dims = _first(module, 'head_dim', 'attention_head_size', 'head_dims')
+    dims = _first(module, 'head_dim', 'attention_head_size', 'head_dims', 'key_dim')
     if dims is None:
         dims = module.embed_dim // num_heads
-    built = MODELS.build(dict(attn, num_heads=num_heads, key_dims=dims, value_dims=dims))
+    value_dims = getattr(module, 'val_dim', dims)
+    built = MODELS.build(dict(attn, num_heads=num_heads, key_dims=dims, value_dims=value_dims))
     return built.to(next(module.parameters()).device).train(module.training)
 
 

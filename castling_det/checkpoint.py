@@ -33,12 +33,14 @@ _CONTAINERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'teacher')
 # token of a distilled DeiT; in our own keys what an argument leaves out.
 _ENDS = re.compile(
     r'(\w*head|head_dist|\w*classifier|fc|pre_logits|pooler|attn_pool|fc_norm|ln2|decoder\w*'
-    r'|mask_token|dist_token)(\.|$)|(backbone\.)?(embed\.cls_token|norm\.(weight|bias))$'
+    r'|mask_token|dist_token|text_model|text_projection|visual_projection|logit_scale|logit_bias)'
+    r'(\.|$)|(backbone\.)?(embed\.cls_token|norm\.(weight|bias))$'
 )
 _HEADS = re.compile(r'\w*head\.')  # of the model; another number of classes changes them
 _BLOCK = re.compile(r'(?P<stack>(backbone\.)?(blocks|stages))\.(?P<number>\d+)\.')
 _COUNTERS = ('num_batches_tracked', 'attention_bias_idxs', 'n_averaged')
-_CONV = '.attn.conv.weight'  # of CastlingAttention, which no softmax model has
+# Of CastlingAttention, in our own models and below castlify's child; no softmax model has it.
+_NEW = re.compile(r'.*\.(attn\.conv\.weight$|castling\.)')
 _BIASES = '.attn.bias.table'  # of LeViT's softmax, which linear attention drops
 
 _SWITCHES = {  # arguments by which a model does without
@@ -270,7 +272,7 @@ def fit_weights(
     fitting = OrderedDict((key, found[key]) for key in found if key not in reshaped)
     fitting._metadata = getattr(weights, '_metadata', OrderedDict())
     if not strict:
-        convs, missing = _parted(missing, lambda key: key.endswith(_CONV))
+        convs, missing = _parted(missing, _NEW.match)
         new_heads, missing = _parted(missing, _HEADS.match)
         other_heads, reshaped = _parted(reshaped, _HEADS.match)
         later, left = _parted(left, lambda key: _is_later(key, own))
@@ -307,7 +309,7 @@ def fit_weights(
     elif set(missing) <= _SWITCHES.keys() and not (left or reshaped):
         remedy = f'set {" and ".join(dict.fromkeys(_SWITCHES[key] for key in missing))}'
     else:
-        remedy = 'take a file of this architecture (docs/weights.md), and its arch'
+        remedy = 'take a file of this architecture, or its architecture (docs/weights.md)'
     raise InputError(
         f'{filename} does not fit {type(model).__name__}: {"; ".join(faults)}; {remedy}'
     )

@@ -9,6 +9,8 @@ import torch
 import torchvision
 import transformers
 from mmpretrain.models import VisionTransformer
+from timm.models.crossvit import CrossAttention
+from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 from torch import Tensor, nn
 
 from castling_det import castle, castlify
@@ -134,6 +136,87 @@ def test_mmpretrain():
     torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
 
 
+def levit(img_size: tuple[int, int], name: str = 'levit_128s') -> nn.Module:
+    sizes = dict(embed_dim=(16, 24), key_dim=8, num_heads=(2, 3), depth=(2, 2), num_classes=3)
+    model = timm.create_model(name, img_size=img_size, **sizes)
+    torch.manual_seed(0)
+    for key, value in randomised(model).state_dict().items():
+        if key.endswith(('running_var', 'bn.weight')):
+            value.uniform_(0.5, 1.5)
+        elif value.is_floating_point():
+            value.normal_(0, value[0].numel() ** -0.5)
+    return model
+
+
+def mvit(**config: object) -> nn.Module:
+    sizes = dict(depths=(1, 2), embed_dim=16, num_heads=2, stride_kv_adaptive=(2, 2))
+    return randomised(MultiScaleVit(MultiScaleVitCfg(**sizes, **config), (64, 64), num_classes=3))
+
+
+def without_biases(model: nn.Module) -> list[str]:
+    """Their names; they are zero then."""
+    names = [n for n, _ in model.named_parameters() if 'attention_biases' in n or 'rel_pos' in n]
+    for name in names:
+        model.get_parameter(name).data.zero_()
+    return names
+
+
+@pytest.mark.parametrize('name', ['levit_128s', 'levit_conv_128s'])
+@pytest.mark.parametrize('size', [(64, 64), (96, 160)], ids=str)
+def test_levit(name, size):
+    """Softmax attention takes the biases; without them it is LeViT with biases of zero."""
+    model = levit(size, name)
+    expected, keys = features(model, *size), list(model.state_dict())
+    assert len(castlify(model, SOFTMAX).replaced) == 5
+    assert list(model.state_dict()) == keys
+    torch.testing.assert_close(features(model, *size), expected, rtol=1e-5, atol=1e-5)
+
+    model = levit(size, name)
+    dropped = castlify(model, SOFTMAX, drop_bias=True).dropped
+    assert set(dropped) == {key for key in keys if 'attention_biases' in key}
+    without = levit(size, name)
+    without_biases(without)
+    got, expected = features(model, *size), features(without, *size)
+    assert (expected - features(levit(size, name), *size)).abs().min() > 1e-3
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('config', [dict(), dict(use_cls_token=True), dict(mode='avg')], ids=str)
+def test_mvit(config):
+    """Of two input sizes; q, k and v are pooled to grids that differ from each other."""
+    model = mvit(**config)
+    names = without_biases(model)
+    expected = [features(model, *size) for size in ((64, 64), (32, 64))]
+    report = castlify(model, SOFTMAX, drop_bias=True)
+    assert len(report.replaced) == 3 and list(report.dropped) == names
+    assert str(report).endswith(f'dropped 6: {", ".join(names)}')
+    for size, before in zip(((64, 64), (32, 64)), expected, strict=True):
+        torch.testing.assert_close(features(model, *size), before, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('build', [lambda: levit((64, 96)), mvit])
+def test_castled_where_queries_and_keys_have_other_grids(build):
+    """All but the biases learn; aux goes and nothing else changes in eval."""
+    model = build()
+    with pytest.raises(InputError, match='CastlingAttention takes no relative .*drop_bias=True'):
+        castlify(model)
+    assert not any(name.endswith('.castling') for name, _ in model.named_modules())
+    dropped = castlify(model, drop_bias=True).dropped
+    model.train()
+    model(image(64, 96)).square().sum().backward()
+    assert {n for n, p in model.named_parameters() if p.grad is None} == set(dropped)
+    before, keys = features(model.eval(), 64, 96), list(model.state_dict())
+    castle(model)
+    assert torch.equal(features(model, 64, 96), before) and list(model.state_dict()) == keys
+    assert torch.equal(features(deepcopy(model), 64, 96), before)
+
+
+def test_mvit_needs_its_biases_dropped_for_softmax_too():
+    """They depend on the query, which the seam has no place for."""
+    with pytest.raises(InputError, match=r'SoftmaxAttention takes no .*stages\.0.*attn\.rel_pos_h'):
+        castlify(mvit(), SOFTMAX)
+
+
 def test_convolution_leaves_out_what_is_not_on_the_grid():
     model = timm_model('vit_small_patch14_reg4_dinov2')
     castlify(model)
@@ -151,6 +234,16 @@ def test_blocks_are_chosen_and_reported():
     assert report.replaced == ('blocks.0.attn',)
     assert report.left == {'blocks.1.attn': 'not among the blocks asked for'}
     assert str(report).splitlines()[0] == 'replaced 1: blocks.0.attn'
+
+
+def test_what_is_left_is_reported_with_the_reason():
+    model = timm_model('vit_base_patch16_siglip_224')
+    model.cross = CrossAttention(32)
+    left = castlify(model).left
+    assert left == {
+        'attn_pool': 'timm.layers.attention_pool.AttentionPoolLatent pools the tokens',
+        'cross': 'timm.models.crossvit.CrossAttention attends to other tokens than its own',
+    }
 
 
 def test_aux_runs_in_training_and_every_parameter_learns():
@@ -186,12 +279,22 @@ def test_it_is_exported_without_softmax():
         (
             'swin_tiny_patch4_window7_224',
             dict(embed_dim=32, depths=(1, 1), num_heads=(2, 2)),
-            'swin_transformer.WindowAttention is not known',
+            'swin_transformer.WindowAttention attends within windows',
         ),
         (
             'beit_base_patch16_224',
             dict(embed_dim=32, depth=1, num_heads=2),
             'beit.Attention is not known',
+        ),
+        (
+            'crossvit_9_240',
+            dict(embed_dim=(16, 32), num_heads=(2, 2)),
+            'CrossVit has 2 patch embeddings',
+        ),
+        (
+            'vit_relpos_small_patch16_224',
+            dict(embed_dim=32, depth=1, num_heads=2),
+            'vision_transformer_relpos.RelPosAttention is not known',
         ),
         ('resnet10t', {}, 'no attention module'),
     ],

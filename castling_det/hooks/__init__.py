@@ -1,4 +1,4 @@
-from .castling_hook import CastlingHook, linear_ramp
+from .castling_hook import CastlingHook
 from .checkpoint_fit_hook import CheckpointFitHook
 from .finite_loss_hook import FiniteLossHook
 from .gap_hook import GapHook
@@ -12,5 +12,4 @@ __all__ = [
     'GapHook',
     'ResumeHook',
     'SafeCheckpointHook',
-    'linear_ramp',
 ]

@@ -1,6 +1,4 @@
-"""The schedule that empties the masks of auxiliary branches, and the monitor that watches it."""
-
-import math
+"""The ramp in mmengine's Runner, and the monitor that watches the masks which it empties."""
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -9,35 +7,8 @@ from torch import nn
 
 from castling_det.castling import castling_attentions
 from castling_det.errors import InputError
+from castling_det.ramp import Ramp, require_curve, set_ramp
 
-
-def constant_ramp(progress: float, end: float, begin: float = 0.0) -> float:
-    """0 throughout: the fixed threshold of the published code, which need not empty any mask."""
-    return 0.0
-
-
-def linear_ramp(progress: float, end: float, begin: float = 0.0) -> float:
-    """Rise in a straight line from 0 at ``begin`` to 1 at ``end``, and stay there.
-
-    Args:
-        progress (float): How much of the training is done, in any unit.
-        end (float): Progress from which the ramp is 1, in the same unit.
-        begin (float): Progress up to which the ramp is 0. Defaults to 0, the start of training.
-    """
-    return min(1.0, max(0.0, (progress - begin) / (end - begin)))
-
-
-def cosine_ramp(progress: float, end: float, begin: float = 0.0) -> float:
-    """Rise along half a cosine, slow at both ends; arguments of :func:`linear_ramp`."""
-    return (1 - math.cos(math.pi * linear_ramp(progress, end, begin))) / 2
-
-
-def step_ramp(progress: float, end: float, begin: float = 0.0) -> float:
-    """Jump from 0 to 1 at ``end``."""
-    return float(progress >= end)
-
-
-CURVES = dict(constant=constant_ramp, linear=linear_ramp, cosine=cosine_ramp, step=step_ramp)
 UNITS = ('share', 'iter', 'epoch')
 
 
@@ -80,12 +51,9 @@ class CastlingHook(Hook):
         unit: str = 'share',
         interval: int = 50,
     ) -> None:
-        if curve not in CURVES:
-            raise InputError(f'CastlingHook: curve is one of {list(CURVES)}, not {curve!r}')
+        require_curve(curve, begin, end)
         if unit not in UNITS:
             raise InputError(f'CastlingHook: unit is one of {list(UNITS)}, not {unit!r}')
-        if not 0 <= begin < end:
-            raise InputError(f'CastlingHook: needs 0 <= begin < end, not {begin} and {end}')
         self.curve, self.begin, self.end, self.unit = curve, begin, end, unit
         self.interval = interval
         self.ramp = 0.0
@@ -113,9 +81,9 @@ class CastlingHook(Hook):
             )
         self.is_ahead = planned < self.lowest
         self.ramp = max(planned, self.lowest)
+        set_ramp(runner.model, self.ramp)
         measures = self.every_n_train_iters(runner, self.interval)
         for _, attention in castling_attentions(runner.model):
-            attention.ramp = self.ramp
             attention.aux.measures = measures
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None):
@@ -139,12 +107,12 @@ class CastlingHook(Hook):
             return
         self.ramp, self.nonzeros = record['ramp'], record['nonzeros']
         self.lowest = self.ramp if runner._resume else 0.0
-        for _, attention in castling_attentions(runner.model):
-            attention.ramp = self.ramp
+        set_ramp(runner.model, self.ramp)
 
     def _ramp_at(self, runner: Runner, iteration: int) -> float:
         per_unit = dict(share=runner.max_iters, iter=1, epoch=runner.max_iters / runner.max_epochs)
-        return CURVES[self.curve](iteration / per_unit[self.unit], self.end, self.begin)
+        ramp = Ramp(runner.model, per_unit[self.unit], self.end, self.curve, self.begin)
+        return ramp.at(iteration)
 
 
 def _iterations_done(runner: Runner, batch_idx: int) -> int:

@@ -1,12 +1,16 @@
 from .attention import CastlingAttention, NoMixing, SelfAttention, SoftmaxAttention
 from .levit import CastlingLeViT
+from .simple_feature_pyramid import SimpleFeaturePyramid
+from .timm_vit import CastlingTimm
 from .vit import CastlingViT
 
 __all__ = [
     'CastlingAttention',
     'CastlingLeViT',
+    'CastlingTimm',
     'CastlingViT',
     'NoMixing',
     'SelfAttention',
+    'SimpleFeaturePyramid',
     'SoftmaxAttention',
 ]

@@ -70,3 +70,39 @@ class CastlingBackbone(FileBackbone):
         """Give the frozen parts no gradients, and put them into eval mode."""
         for module in list(self.parts())[: self.frozen_stages + 1]:
             module.requires_grad_(False).eval()
+
+
+def chosen_blocks(
+    out_indices: tuple[int, ...],
+    softmax_blocks: tuple[int, ...],
+    frozen_stages: int,
+    depths: int,
+) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """What the arguments of a plain ViT say of its blocks.
+
+    Returns:
+        tuple: ``out_indices`` and ``softmax_blocks`` counted from 0, and the number of blocks that
+        are built, up to the last of ``out_indices``.
+
+    Raises:
+        InputError: For blocks that do not exist or are not built, and for no maps.
+    """
+    softmax_blocks = _block_numbers('softmax_blocks', softmax_blocks, depths)
+    out_indices = _block_numbers('out_indices', out_indices, depths)
+    if not out_indices:
+        raise InputError('out_indices is empty, but a backbone returns at least one map')
+    num_blocks = 1 + max(out_indices)
+    if unused := [index for index in softmax_blocks if index >= num_blocks]:
+        raise InputError(
+            f'softmax_blocks has {unused}, but after block {num_blocks - 1}, the last of '
+            'out_indices, there are none'
+        )
+    if frozen_stages not in range(-1, num_blocks + 1):
+        raise InputError(f'frozen_stages is from -1 to {num_blocks}, not {frozen_stages}')
+    return out_indices, softmax_blocks, num_blocks
+
+
+def _block_numbers(name: str, indices: tuple[int, ...], depths: int) -> tuple[int, ...]:
+    if any(index not in range(-depths, depths) for index in indices):
+        raise InputError(f'{name} are among the {depths} blocks, -1 the last, but got {indices}')
+    return tuple(index % depths for index in indices)

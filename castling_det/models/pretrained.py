@@ -143,6 +143,49 @@ _VIT_LAYOUTS: dict[str, Renames] = {
     ),
 }
 
+_TIMM_LAYOUTS = _VIT_LAYOUTS | {
+    # transformers' CLIP and SigLIP, the vision model.
+    'embeddings.patch_embedding.weight': (
+        ('embeddings.patch_embedding.', 'embed.proj.'),
+        ('embeddings.class_embedding', 'cls_token'),
+        ('embeddings.position_embedding.weight', 'pos_embed'),
+        ('encoder.layers.', 'blocks.'),
+        ('pre_layrnorm.', 'norm_pre.'),
+        ('post_layernorm.', 'norm.'),
+        ('.layer_norm1.', '.norm1.'),
+        ('.layer_norm2.', '.norm2.'),
+        ('.self_attn.out_proj.', '.attn.proj.'),
+        ('.self_attn.q_proj.', '.attn.q.'),
+        ('.self_attn.k_proj.', '.attn.k.'),
+        ('.self_attn.v_proj.', '.attn.v.'),
+    ),
+}
+# From `CastlingViT`'s names, and from those of parts that it has not, to timm's.
+_TO_TIMM: Renames = (
+    ('embed.proj.', 'patch_embed.proj.'),
+    ('.mlp.up.', '.mlp.fc1.'),
+    ('.mlp.down.', '.mlp.fc2.'),
+    ('.mlp.gate_proj.', '.mlp.fc1_g.'),
+    ('.mlp.weights_in.', '.mlp.fc1.'),
+    ('.mlp.weights_out.', '.mlp.fc2.'),
+    ('.mlp.w12.', '.mlp.fc1.'),
+    ('.mlp.w3.', '.mlp.fc2.'),
+    ('.layer_scale1.lambda1', '.ls1.gamma'),
+    ('.layer_scale2.lambda1', '.ls2.gamma'),
+    ('register_tokens', 'reg_token'),
+)
+# timm's families have two names for some parts: a model that lacks the first may have the other.
+_TIMM_VARIANTS: Renames = (
+    ('.ls1.gamma', '.gamma_1'),
+    ('.ls2.gamma', '.gamma_2'),
+    ('.gamma_1', '.ls1.gamma'),
+    ('.gamma_2', '.ls2.gamma'),
+    ('.mlp.fc1.', '.mlp.fc1_x.'),
+    ('.attn.q.bias', '.attn.q_bias'),
+    ('.attn.v.bias', '.attn.v_bias'),
+    ('fc_norm.', 'norm.'),
+)
+
 
 def levit_state_dict(state_dict: StateDict) -> dict[str, Tensor]:
     """Rename a LeViT checkpoint of the authors, timm or transformers to ``CastlingLeViT``'s keys.
@@ -229,6 +272,66 @@ def vit_state_dict(state_dict: StateDict) -> dict[str, Tensor]:
     return renamed
 
 
+def timm_state_dict(
+    state_dict: StateDict, own: StateDict, num_extra_positions: int
+) -> dict[str, Tensor]:
+    """Rename a ViT checkpoint of transformers, DINOv2, mmpretrain or JAX to a timm model's keys.
+
+    timm's own pass as they are. What has no counterpart keeps a name that the model does not have;
+    left out are biases of zero that it has no place for, and tables of rotary positions, which a
+    model computes.
+
+    Args:
+        state_dict (StateDict): A leading ``backbone.``, ``vit.``, ``deit.``, ``dinov2.``,
+            ``dinov2_with_registers.`` or ``vision_model.`` is allowed.
+        own (StateDict): Of the timm model.
+        num_extra_positions (int): How many of the model's positions lead the grid's. Positions of a
+            class token that the file has beyond them are added to the token.
+
+    Returns:
+        dict[str, Tensor]: q, k and v joined; positions ``(1, N, C)`` on the file's grid.
+    """
+    if 'embedding/kernel' in state_dict:
+        state_dict = _from_jax(state_dict)
+    prefixes = ('backbone.', 'vit.', 'deit.', 'dinov2.', 'dinov2_with_registers.', 'vision_model.')
+    renamed = _renamed(state_dict, _TIMM_LAYOUTS, prefixes)
+    _join_qkv(renamed)
+    renamed = _replaced(renamed, _TO_TIMM)
+    placed = {}
+    for key, value in renamed.items():
+        if key not in own:
+            others = (key.replace(old, new) for old, new in _TIMM_VARIANTS)
+            key = next((each for each in others if each in own and each not in renamed), key)
+        is_nothing = key.endswith('bias') and not value.any()
+        if key in own or not (is_nothing or 'rope' in key):
+            placed[key] = value
+    if 'pos_embed' in placed:
+        _place_positions(placed, own, num_extra_positions)
+    return placed
+
+
+def _place_positions(weights: dict[str, Tensor], own: StateDict, num_extra: int) -> None:
+    """Make positions lead with as many as the model's do, if the others are a square grid."""
+    channels = weights['pos_embed'].shape[-1]
+    positions = weights['pos_embed'] = weights['pos_embed'].reshape(1, -1, channels)
+    if 'cls_token' in weights:
+        weights['cls_token'] = weights['cls_token'].reshape(1, 1, channels)
+    if 'pos_embed' not in own or positions.shape == own['pos_embed'].shape:
+        return
+    likely = (n for n in (num_extra, 1, 0) if _is_square(positions.shape[1] - n))
+    found = next(likely, num_extra)
+    if found < num_extra:
+        zeros = positions.new_zeros(1, num_extra - found, channels)
+        weights['pos_embed'] = torch.cat((positions[:, :found], zeros, positions[:, found:]), 1)
+    elif found == 1 and num_extra == 0 and 'cls_token' in weights:
+        weights['cls_token'] = weights['cls_token'] + positions[:, :1]
+        weights['pos_embed'] = positions[:, 1:]
+
+
+def _is_square(number: int) -> bool:
+    return math.isqrt(number) ** 2 == number
+
+
 def _from_jax(arrays: StateDict) -> dict[str, Tensor]:
     """Dots for slashes, and weights as torch has them: outputs first, heads not apart."""
     turned = {}
@@ -269,7 +372,12 @@ def _renamed(
     """The same weights by the list of the layout whose key they have, if any."""
     for prefix in prefixes:
         state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items()}
-    renames = next((pairs for key, pairs in layouts.items() if key in state_dict), ())
+    return _replaced(
+        state_dict, next((pairs for key, pairs in layouts.items() if key in state_dict), ())
+    )
+
+
+def _replaced(state_dict: StateDict, renames: Renames) -> dict[str, Tensor]:
     renamed = {}
     for key, value in state_dict.items():
         for old, new in renames:

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from castling_det.errors import InputError
 from castling_det.models.attention import Grid, SelfAttention
-from castling_det.models.base import CastlingBackbone
+from castling_det.models.base import CastlingBackbone, chosen_blocks
 from castling_det.models.layers import DropPath
 from castling_det.models.pretrained import vit_state_dict
 
@@ -154,18 +154,9 @@ class CastlingViT(CastlingBackbone):
                 raise InputError(f'CastlingViT has no arch {arch!r}, only {list(self.arch_zoo)}')
             arch = self.arch_zoo[arch]
         depths, dims = arch['depths'], arch['embed_dims']
-        softmax_blocks = _block_numbers('softmax_blocks', softmax_blocks, depths)
-        self.out_indices = _block_numbers('out_indices', out_indices, depths)
-        if not self.out_indices:
-            raise InputError('out_indices is empty, but a backbone returns at least one map')
-        num_blocks = 1 + max(self.out_indices)
-        if unused := [index for index in softmax_blocks if index >= num_blocks]:
-            raise InputError(
-                f'softmax_blocks has {unused}, but after block {num_blocks - 1}, the last of '
-                'out_indices, there are none'
-            )
-        if frozen_stages not in range(-1, num_blocks + 1):
-            raise InputError(f'frozen_stages is from -1 to {num_blocks}, not {frozen_stages}')
+        self.out_indices, softmax_blocks, num_blocks = chosen_blocks(
+            out_indices, softmax_blocks, frozen_stages, depths
+        )
         self.with_cp = with_cp
         self.embed = Embedding(dims, self.patch_size, to_2tuple(pos_grid), with_cls_token)
         self.blocks = nn.ModuleList(
@@ -221,12 +212,6 @@ class CastlingViT(CastlingBackbone):
         return [self.embed, *blocks, nn.ModuleList([last, self.norm])]
 
     convert = staticmethod(vit_state_dict)
-
-
-def _block_numbers(name: str, indices: tuple[int, ...], depths: int) -> tuple[int, ...]:
-    if any(index not in range(-depths, depths) for index in indices):
-        raise InputError(f'{name} are among the {depths} blocks, -1 the last, but got {indices}')
-    return tuple(index % depths for index in indices)
 
 
 def _initialise(module: nn.Module) -> None:

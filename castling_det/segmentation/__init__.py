@@ -3,7 +3,6 @@
 from castling_det.visualization.hooks import OverlayHook
 from castling_det.visualization.label_maps import LegendVisualizer
 
-from .simple_feature_pyramid import SimpleFeaturePyramid
 from .sliding_mask2former_head import SlidingMask2FormerHead
 
-__all__ = ['LegendVisualizer', 'OverlayHook', 'SimpleFeaturePyramid', 'SlidingMask2FormerHead']
+__all__ = ['LegendVisualizer', 'OverlayHook', 'SlidingMask2FormerHead']

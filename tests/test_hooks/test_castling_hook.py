@@ -1,6 +1,5 @@
 import copy
 import json
-import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,9 +13,9 @@ from mmengine.runner import Runner
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
+from castling_det.castling import castling_attentions
 from castling_det.checkpoint import read_checkpoint
-from castling_det.hooks import CastlingHook, linear_ramp
-from castling_det.hooks.castling_hook import CURVES, castling_attentions
+from castling_det.hooks import CastlingHook
 from castling_det.models import CastlingLeViT, SelfAttention
 from castling_det.models import attention as attention_module
 
@@ -27,44 +26,6 @@ def sharpened(block):
     """Weights that give softmax some large entries, so that masks are neither full nor empty."""
     nn.init.normal_(block.qkv.weight)
     return block
-
-
-@pytest.mark.parametrize(
-    ('curve', 'progress', 'ramp'),
-    [
-        ('linear', 0.0, 0.0),
-        ('linear', 0.2, 0.0),
-        ('linear', 0.35, 0.25),
-        ('linear', 0.8, 1.0),
-        ('linear', 1.0, 1.0),
-        ('cosine', 0.2, 0.0),
-        ('cosine', 0.4, 0.25),
-        ('cosine', 0.5, 0.5),
-        ('cosine', 0.35, 0.5 - math.sqrt(0.125)),
-        ('cosine', 0.8, 1.0),
-        ('cosine', 0.9, 1.0),
-        ('step', 0.2, 0.0),
-        ('step', 0.79, 0.0),
-        ('step', 0.8, 1.0),
-        ('constant', 0.0, 0.0),
-        ('constant', 1.0, 0.0),
-    ],
-)
-def test_curves_from_0_2_to_0_8(curve, progress, ramp):
-    assert CURVES[curve](progress, 0.8, 0.2) == pytest.approx(ramp, abs=1e-12)
-
-
-@pytest.mark.parametrize('curve', ['linear', 'cosine', 'step'])
-@pytest.mark.parametrize('max_iters', [10, 70, 160_000, 234_567])
-def test_ramp_is_exactly_1_for_the_last_tenth(max_iters, curve):
-    ramp, first = CURVES[curve], -(-9 * max_iters // 10)
-    assert all(ramp(i / max_iters, 0.9) == 1 for i in range(first, max_iters, 7))
-    assert all(ramp(i / max_iters, 0.9, 0.3) == 1 for i in range(first, max_iters, 7))
-    assert ramp((first - 1) / max_iters, 0.9) < 1
-
-
-def test_linear_ramp_begins_at_0_by_default():
-    assert linear_ramp(0.45, 0.9) == pytest.approx(0.5)
 
 
 class Toy(BaseModel):

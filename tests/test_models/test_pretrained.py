@@ -638,31 +638,9 @@ def test_models_of_transformers(tmp_path, name):
         torch.testing.assert_close(ours(x)[0].flatten(2).mT, tokens, rtol=0, atol=1e-4)
 
 
-def test_arrays_of_jax(tmp_path):
+def test_arrays_of_jax(tmp_path, jax_arrays):
     """Random ones of every name, as timm's own reader of the same file has them."""
-    rng, arrays = np.random.default_rng(0), {}
-    shapes = {
-        'cls': (1, 1, 32),
-        'embedding/kernel': (16, 16, 3, 32),
-        'embedding/bias': (32,),
-        'head/kernel': (32, 3),
-        'head/bias': (3,),
-        'Transformer/posembed_input/pos_embedding': (1, 197, 32),
-        'Transformer/encoder_norm/scale': (32,),
-        'Transformer/encoder_norm/bias': (32,),
-    }
-    for block in (f'Transformer/encoderblock_{i}/' for i in range(2)):
-        for norm in ('LayerNorm_0', 'LayerNorm_2'):
-            shapes |= {f'{block}{norm}/scale': (32,), f'{block}{norm}/bias': (32,)}
-        attn = f'{block}MultiHeadDotProductAttention_1/'
-        for name in ('query', 'key', 'value'):
-            shapes |= {f'{attn}{name}/kernel': (32, 2, 16), f'{attn}{name}/bias': (2, 16)}
-        shapes |= {f'{attn}out/kernel': (2, 16, 32), f'{attn}out/bias': (32,)}
-        for layer, dims in (('Dense_0', (32, 128)), ('Dense_1', (128, 32))):
-            shapes |= {f'{block}MlpBlock_3/{layer}/kernel': dims}
-            shapes |= {f'{block}MlpBlock_3/{layer}/bias': dims[1:]}
-    arrays = {key: rng.normal(size=shape).astype('float32') for key, shape in shapes.items()}
-    np.savez(tmp_path / 'vit.npz', **arrays)
+    np.savez(tmp_path / 'vit.npz', **jax_arrays(patch_size=16, tokens=197))
     theirs = from_timm('vit_tiny_patch16_224')
     theirs.load_pretrained(str(tmp_path / 'vit.npz'))
     expected = vit_state_dict(theirs.state_dict())
