@@ -7,20 +7,28 @@ from ast import literal_eval
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+import transformers
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
+from safetensors.torch import load_file, save_file
 
-import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
+import castling_det  # makes `castling_det::` configs known before a config is read
+from castling_det import castling
 from castling_det.engine.cli import load_config
+from castling_det.models.attention import CastlingAttention
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
 COCO = sorted(ROOT.glob('configs/castling_picodet/*_coco-*.py'))
 
 
-def blocks(page: str) -> list[str]:
-    """Indented blocks of a page, dedented."""
+def blocks(page: str, section: str = '') -> list[str]:
+    """Indented blocks of a page, or of one of its sections, dedented."""
     text = (DOCS / f'{page}.md').read_text()
+    if section:
+        text = text.split(f'\n## {section}\n')[1].split('\n## ')[0]
     found = re.findall(r'(?:^    .*\n|^\n(?=    ))+', text, re.MULTILINE)
     return [textwrap.dedent(block).strip() for block in found]
 
@@ -144,3 +152,119 @@ def test_every_field_of_a_log_is_explained():
     rows = re.findall(r'^\| (`.*?) \|', (DOCS / 'log-fields.md').read_text(), re.MULTILINE)
     explained = set(re.findall(r'`(.*?)`', ' '.join(rows)))
     assert wanted <= explained
+
+
+# The page on ViTs of other libraries: its blocks run one after the other, with tiny models.
+
+
+@pytest.fixture
+def names(tmp_path, monkeypatch) -> dict:
+    """What is the reader's own; files of the page lie in a folder of the test."""
+    monkeypatch.chdir(tmp_path)
+    images = torch.rand(10, 2, 3, 56, 28, generator=torch.Generator().manual_seed(0))
+    return dict(loader=[(each, torch.tensor([0, 4])) for each in images], num_epochs=2)
+
+
+@pytest.fixture
+def warnings(monkeypatch) -> list[str]:
+    """What ``castle`` warns of."""
+    seen = []
+    monkeypatch.setattr(castling, 'print_log', lambda message, **_: seen.append(message))
+    return seen
+
+
+def run(way: str, names: dict, trainer: bool = False) -> None:
+    """Run a way from its first block to its file; at the end ``trained`` is what it trained."""
+    loop, other = ('Trainer(', 'ramp.step(iteration)')[:: 1 if trainer else -1]
+    for block in blocks('castle-your-vit', way):
+        if other in block and loop not in block:
+            continue
+        exec(block, names)
+        if loop in block:
+            names['trained'] = names['model']
+    exec(*blocks('castle-your-vit', 'The file'), names)
+
+
+def logits(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        output = model.eval()(images)
+    return getattr(output, 'logits', output)
+
+
+def assert_shipped(names: dict) -> None:
+    """What was loaded is what was trained, castled; the file computes it."""
+    trained, model, images = names['trained'], names['model'], names['images']
+    assert model is not trained and all(p.grad is not None for p in trained.parameters() if p.ndim)
+    attentions = [m for m in model.modules() if isinstance(m, CastlingAttention)]
+    assert [attention.aux for attention in attentions] == [None]
+    expected = logits(model, images)
+    assert images.shape == (2, 3, 56, 28) and expected.shape == (2, 5)
+    assert torch.equal(logits(trained, images), expected)
+    file = torch.from_numpy(names['logits'])
+    torch.testing.assert_close(file, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_way_of_a_timm_user(names, warnings, monkeypatch):
+    pytest.importorskip('onnxruntime', reason="the extra 'export' is not installed")
+    create, name = timm.create_model, 'vit_small_patch14_dinov2'
+    tiny = dict(embed_dim=32, depth=1, num_heads=2)
+    monkeypatch.setattr(timm, 'create_model', lambda *args, **more: create(*args, **more, **tiny))
+    start = timm.create_model(name, num_classes=0, img_size=224).state_dict()
+    save_file(start, 'dinov2.safetensors')
+    run('timm', names)
+    assert_shipped(names)
+    steps = {state['step'].item() for state in names['optimizer'].state_dict()['state'].values()}
+    assert steps == {20} and names['ramp'].total == 20 and not warnings
+    learnt = names['model'].state_dict()
+    distances = [(learnt[key] - value).abs().max() for key, value in start.items()]
+    assert 0 < max(distances) < 0.01  # 20 steps of 1e-4 from the file's weights
+
+
+@pytest.fixture
+def dinov2_small(names) -> dict[str, torch.Tensor]:
+    """The folder of the page, and the weights in it."""
+    sizes = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, patch_size=14)
+    model = transformers.Dinov2Model(transformers.Dinov2Config(image_size=224, **sizes))
+    model.save_pretrained('dinov2-small')
+    return model.state_dict()
+
+
+def test_way_of_a_transformers_user(names, dinov2_small, warnings):
+    pytest.importorskip('onnxruntime', reason="the extra 'export' is not installed")
+    run('transformers', names)
+    assert_shipped(names)
+    assert names['ramp'].total == 20 and not warnings
+    learnt = load_file('castled/model.safetensors')
+    assert set(learnt) == set(names['model'].state_dict())
+    distances = [(learnt[f'dinov2.{key}'] - dinov2_small[key]).abs().max() for key in dinov2_small]
+    assert 0 < max(distances) < 0.01
+
+
+def test_trainer_goes_on_with_a_castlified_model(names, dinov2_small, warnings, monkeypatch):
+    """Also from its own checkpoint, with a ramp that is where it was."""
+    pytest.importorskip('accelerate')
+    build, trainer = (
+        next(block for block in blocks('castle-your-vit', 'transformers') if word in block)
+        for word in ('from_pretrained', 'Trainer(')
+    )
+    (callback,) = (block for block in blocks('training') if 'TrainerCallback' in block)
+    ramps, step = [], castling_det.Ramp.step
+    monkeypatch.setattr(
+        castling_det.Ramp, 'step', lambda self, i: ramps.append((i, self.total)) or step(self, i)
+    )
+    (pixels, labels) = zip(*names['loader'], strict=True)
+    rows = zip(torch.cat(pixels), torch.cat(labels), strict=True)
+    names['train_dataset'] = [dict(pixel_values=x, labels=y) for x, y in rows]
+    exec(build, names)
+    exec(callback, names)
+    exec(trainer, names)
+    trained = names['model'].state_dict()
+    total = len(ramps)
+    assert ramps == [(i, total) for i in range(total)] and total > 0
+    castling_det.castle(names['model'])
+    assert not warnings
+    exec(build, names)
+    names['num_epochs'] = 4
+    exec(trainer.replace('.train()', '.train(resume_from_checkpoint=True)'), names)
+    assert ramps[total:] == [(i, 2 * total) for i in range(total, 2 * total)]
+    assert set(names['model'].state_dict()) == set(trained)

@@ -3,5 +3,5 @@
 ``graph``, with ``detector_graph`` and ``segmentor_graph``, is what goes into a file, ``metadata``
 what it says of itself, ``agreement`` how it is held against the model that it comes from;
 ``onnx_file`` and ``program`` write it. Needs mmdet, and mmseg for segmentors; ONNX needs the extra
-``export``.
+``export``. ``vit_file`` needs neither: it writes castlified models of other libraries.
 """

@@ -7,27 +7,16 @@ from pathlib import Path
 import torch
 from mmengine.config import ConfigDict
 
-try:
-    import onnx
-    import onnxruntime
-    import onnxscript  # noqa: F401  torch.onnx.export needs it
-except ImportError as error:
-    raise ImportError(
-        f"{error}; ONNX needs an extra: pip install 'castling_det[export]'"
-    ) from error
-
-import castling_det
 from castling_det.checkpoint import atomic_write
 from castling_det.errors import InputError
 from castling_det.export.agreement import Agreement, Run, check
 from castling_det.export.build import graphs
 from castling_det.export.graph import Graph
 from castling_det.export.metadata import describe
+from castling_det.export.onnx_model import OPSET, drop_traces, onnx, session, write
 from castling_det.export.program import trace
 from castling_det.inference import run_onnx
 from castling_det.inference.predictor import TrainedModel
-
-OPSET = 18
 
 
 def export_onnx(
@@ -70,10 +59,7 @@ def export_onnx(
     if decode == 'nms':
         model = append_nms(model, trained_model.model.test_cfg, len(metadata['classes']))
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
-    model.producer_name, model.producer_version = 'castling_det', castling_det.__version__
-    onnx.checker.check_model(model, full_check=True)
-    with atomic_write(out) as unfinished:
-        onnx.save(model, unfinished)
+    write(model, out)
     runtime = Path(run_onnx.__file__)
     with atomic_write(out.with_name(runtime.name)) as unfinished:
         shutil.copyfile(runtime, unfinished)
@@ -96,17 +82,9 @@ def to_onnx(graph: Graph, prefix: str = '') -> onnx.ModelProto:
         input_names=['image'],
         output_names=[f'{prefix}{name}' for name in graph.outputs],
     ).model_proto
-    _drop_traces(model)
+    drop_traces(model)
     _name_dimensions(model, graph)
     return model
-
-
-def _drop_traces(model: onnx.ModelProto) -> None:
-    """Remove what the exporter notes for debugging: the source lines, and shapes as formulas."""
-    graph = model.graph
-    del graph.value_info[:]
-    for noted in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
-        del noted.metadata_props[:]
 
 
 def _name_dimensions(model: onnx.ModelProto, graph: Graph) -> None:
@@ -119,11 +97,9 @@ def _name_dimensions(model: onnx.ModelProto, graph: Graph) -> None:
 
 
 def _onnxruntime(model: onnx.ModelProto) -> Run:
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=['CPUExecutionProvider']
-    )
+    opened = session(model)
     return lambda image: [
-        torch.from_numpy(output) for output in session.run(None, {'image': image.numpy()})
+        torch.from_numpy(output) for output in opened.run(None, {'image': image.numpy()})
     ]
 
 

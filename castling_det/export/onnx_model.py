@@ -1,0 +1,40 @@
+"""What all ONNX files of ours share: the opset, a session to try them, how they are written."""
+
+from pathlib import Path
+
+try:
+    import onnx
+    import onnxruntime
+    import onnxscript  # noqa: F401  torch.onnx.export needs it
+except ImportError as error:
+    raise ImportError(
+        f"{error}; ONNX needs an extra: pip install 'castling_det[export]'"
+    ) from error
+
+import castling_det
+from castling_det.checkpoint import atomic_write
+
+OPSET = 18
+
+
+def drop_traces(model: onnx.ModelProto) -> None:
+    """Remove what the exporter notes for debugging: the source lines, and shapes as formulas."""
+    graph = model.graph
+    del graph.value_info[:]
+    for noted in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del noted.metadata_props[:]
+
+
+def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """What runs the model on a CPU, before there is a file."""
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=['CPUExecutionProvider']
+    )
+
+
+def write(model: onnx.ModelProto, out: Path) -> None:
+    """Check the model against the standard, and write it whole or not at all."""
+    model.producer_name, model.producer_version = 'castling_det', castling_det.__version__
+    onnx.checker.check_model(model, full_check=True)
+    with atomic_write(out) as unfinished:
+        onnx.save(model, unfinished)
