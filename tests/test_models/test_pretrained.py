@@ -1,5 +1,6 @@
 import logging
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -604,13 +605,15 @@ def loaded(state_dict, path, attn=SOFTMAX, **config):
         ('vit_tiny_patch16_224', dict(qkv_bias=False), '2 others'),
         ('deit_tiny_distilled_patch16_224', {}, '5 others'),
         ('vit_base_patch16_siglip_224', dict(act_layer='gelu'), '15 others'),
+        ('vit_base_patch16_224', dict(global_pool='avg', class_token=False), '4 others'),
     ],
 )
 def test_models_of_timm(tmp_path, messages, name, config, unused):
     """The features of timm's own model. A distilled one mixes a token that ours has not."""
     theirs = from_timm(name, **config)
     with_token = hasattr(theirs, 'cls_token') and theirs.cls_token is not None
-    ours = loaded(theirs.state_dict(), tmp_path / 'vit.safetensors', with_cls_token=with_token)
+    options = dict(with_cls_token=with_token, final_norm=config.get('global_pool') != 'avg')
+    ours = loaded(theirs.state_dict(), tmp_path / 'vit.safetensors', **options)
     assert f'filled; {unused} of the file' in messages[-1]
     if 'distilled' in name:
         return
@@ -623,10 +626,11 @@ def test_models_of_timm(tmp_path, messages, name, config, unused):
 @pytest.mark.parametrize('name', ['ViT', 'ViTMAE', 'DeiT', 'ViTMSN', 'IJepa'])
 def test_models_of_transformers(tmp_path, name):
     whole = dict(ViTMAE='ForPreTraining', DeiT='ForImageClassification').get(name, 'Model')
-    theirs = from_transformers(f'{name}Config', f'{name}{whole}')
+    options = dict(mask_ratio=0) if name == 'ViTMAE' else {}
+    theirs = from_transformers(f'{name}Config', f'{name}{whole}', **options)
     with_token = name != 'IJepa'
     ours = loaded(theirs.state_dict(), tmp_path / 'vit.safetensors', with_cls_token=with_token)
-    if name in ('ViTMAE', 'DeiT'):  # one hides patches, the other mixes a token that ours has not
+    if name == 'DeiT':  # it mixes a token that ours has not
         return
     x = torch.randn(1, 3, 224, 224)
     layer_norm_eps = 1e-12
@@ -634,6 +638,8 @@ def test_models_of_transformers(tmp_path, name):
         if isinstance(module, torch.nn.LayerNorm):
             module.eps = getattr(theirs.config, 'layer_norm_eps', layer_norm_eps)
     with torch.no_grad():
+        if name == 'ViTMAE':  # the encoder, which hides no patch and leaves them in order
+            theirs = partial(theirs.vit, noise=torch.arange(196.0)[None])
         tokens = theirs(x).last_hidden_state[:, int(with_token) :]
         torch.testing.assert_close(ours(x)[0].flatten(2).mT, tokens, rtol=0, atol=1e-4)
 
@@ -684,6 +690,20 @@ REFUSED = {  # name: model, what the error names
         lambda: from_timm('vit_small_patch16_rope_mixed_224'),
         r'LayerScale .*, rotary positions \(rope\.freqs\); the file lacks embed\.pos_embed',
     ),
+    'SAM of timm': (
+        lambda: from_timm('samvit_base_patch16', img_size=224),
+        r'relative positions \(blocks\.\*\.attn\.rel_pos_h',
+    ),
+    'relpos of timm': (
+        lambda: from_timm('vit_relpos_small_patch16_224'),
+        r'relative positions',
+    ),
+    'data2vec of transformers': (
+        lambda: from_transformers(
+            'Data2VecVisionConfig', 'Data2VecVisionModel', use_relative_position_bias=True
+        ),
+        r'LayerScale .*relative positions',
+    ),
     'without a class token': (
         lambda: from_timm('vit_base_patch16_siglip_224'),
         r'the file lacks embed\.cls_token; set with_cls_token=False$',
@@ -708,6 +728,14 @@ REFUSED = {  # name: model, what the error names
         lambda: from_transformers('BeitConfig', 'BeitModel', use_relative_position_bias=True),
         r'LayerScale \(blocks\.\*\.lambda_1, .*relative positions',
     ),
+    'DINOv2 with registers of transformers': (
+        lambda: from_transformers('Dinov2WithRegistersConfig', 'Dinov2WithRegistersModel'),
+        r'LayerScale .*register tokens \(.*register_tokens\)',
+    ),
+    'SigLIP of transformers': (
+        lambda: from_transformers('SiglipVisionConfig', 'SiglipVisionModel'),
+        r'of another model: none of its \d+ keys',
+    ),
     'CLIP of transformers': (
         lambda: from_transformers('CLIPVisionConfig', 'CLIPVisionModel'),
         r'of another model: none of its 39 keys \(a norm before the blocks \(.*pre_layrnorm\)',
@@ -721,6 +749,16 @@ def test_other_vits_are_refused_by_what_ours_lacks(tmp_path, name, attn):
     build, message = REFUSED[name]
     with pytest.raises(InputError, match=r'vit\.safetensors .*' + message):
         loaded(build().state_dict(), tmp_path / 'vit.safetensors', dict(type=attn))
+
+
+def test_levit_with_convolutions_is_refused(tmp_path):
+    sizes = dict(embed_dim=ARCH['embed_dims'], num_heads=ARCH['num_heads'], depth=ARCH['depths'])
+    theirs = timm.create_model('levit_conv_128s', img_size=96, key_dim=8, **sizes)
+    save_file(theirs.state_dict(), tmp_path / 'levit.safetensors')
+    with pytest.raises(
+        InputError, match=r'has \(\d+, \d+, 1, 1\) where the model has \(\d+, \d+\)'
+    ):
+        levit(init_cfg=pretrained(tmp_path / 'levit.safetensors')).init_weights()
 
 
 @pytest.mark.skipif('CASTLING_DET_WEIGHTS' not in os.environ, reason='CASTLING_DET_WEIGHTS not set')

@@ -32,6 +32,7 @@ NAMES = [
     'vit_tiny_patch16_224',
     DINO,
     'vit_small_patch14_reg4_dinov2',
+    'vit_giant_patch14_dinov2',  # a gated MLP
     'vit_base_patch16_siglip_224',  # no class token, pools by attention
     'vit_base_patch16_clip_224',  # a norm before the blocks
     'vit_wee_patch16_reg1_gap_256',  # norms after its pooling, q and k normed
@@ -39,6 +40,7 @@ NAMES = [
     'deit_tiny_distilled_patch16_224',
     'eva02_tiny_patch14_224',
     'vit_small_patch16_dinov3',
+    'vit_small_patch16_dinov3_qkvb',
 ]
 
 
@@ -262,7 +264,9 @@ TRANSFORMERS = {  # timm's name; what the model's config has besides; its leadin
     'Dinov2': (DINO, dict(), 1),
     'Dinov2WithRegisters': ('vit_small_patch14_reg4_dinov2', dict(), 5),
     'DINOv3ViT': ('vit_small_patch16_dinov3_qkvb', dict(num_register_tokens=4), 5),
+    'DeiT': ('deit_tiny_distilled_patch16_224', dict(layer_norm_eps=1e-6), 2),
     'CLIPVision': ('vit_base_patch16_clip_224', dict(hidden_act='gelu'), 1),
+    "OpenAI's CLIPVision": ('vit_base_patch16_clip_quickgelu_224', dict(), 1),
     'SiglipVision': ('vit_base_patch16_siglip_224', dict(), 0),
 }
 
@@ -271,6 +275,7 @@ TRANSFORMERS = {  # timm's name; what the model's config has besides; its leadin
 def test_models_of_transformers(tmp_path, name):
     """The features of their own model, on the grid that its positions are learnt on."""
     timms, options, extra = TRANSFORMERS[name]
+    name = name.split()[-1]
     sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128)
     config = getattr(transformers, f'{name}Config')(image_size=32, patch_size=8, **sizes, **options)
     theirs = randomised(getattr(transformers, f'{name}Model')(config))
@@ -281,6 +286,21 @@ def test_models_of_transformers(tmp_path, name):
             tokens = theirs.vision_model.post_layernorm(tokens)
         (maps,) = loaded(timms, theirs.state_dict(), tmp_path / 'vit.safetensors')(x)
     assert tokens.std() > 0.1
+    torch.testing.assert_close(maps.flatten(2).transpose(1, 2), tokens, rtol=1e-4, atol=1e-4)
+
+
+def test_mae_of_transformers(tmp_path):
+    """From the file of its pretraining, against its encoder when it hides no patch."""
+    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128)
+    config = transformers.ViTMAEConfig(
+        image_size=32, patch_size=8, mask_ratio=0, layer_norm_eps=1e-6, **sizes
+    )
+    theirs = randomised(transformers.ViTMAEForPreTraining(config))
+    ours = loaded('vit_tiny_patch16_224', theirs.state_dict(), tmp_path / 'vit.safetensors')
+    with torch.no_grad():
+        noise = torch.arange(16.0).expand(2, -1)  # the order of the patches
+        tokens = theirs.vit(image(32, 32), noise).last_hidden_state[:, 1:]
+        (maps,) = ours(image(32, 32))
     torch.testing.assert_close(maps.flatten(2).transpose(1, 2), tokens, rtol=1e-4, atol=1e-4)
 
 
