@@ -132,6 +132,7 @@ def train(
         log_level='WARNING',
         **{'randomness': dict(seed=3), **config},
     )
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     try:
         runner.train()
     except KeyboardInterrupt:
