@@ -93,6 +93,11 @@ def data_root(request: pytest.FixtureRequest) -> Path:
     return root
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Drop what the imports above printed: with xdist it would follow pytest's closing line."""
+    config.pluginmanager.getplugin('capturemanager').read_global_capture()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip the tests marked ``gpu`` where there is none."""
     if item.get_closest_marker('gpu') and not torch.cuda.is_available():
