@@ -1,6 +1,6 @@
-"""CamVid at 336x252 px, 24x18 patches of 14 px; otherwise as at 256x192 px."""
+"""CamVid at 336x252 px, 24x18 patches of 14 px."""
 
-_base_ = './camvid_192x256.py'
+_base_ = './camvid.py'
 
 train_pipeline = [
     dict(type='LoadReadableImage', on_error='skip'),
