@@ -17,10 +17,7 @@ from castling_det.engine.cli import (
     errors_in_one_sentence,
     load_run_config,
 )
-from castling_det.engine.config_checks import (
-    check_evaluator,
-    check_parts,
-)
+from castling_det.engine.config_checks import check_evaluator, check_parts
 from castling_det.engine.distributed import is_first_process, start_processes
 from castling_det.engine.test_time_augmentation import add_test_time_augmentation
 from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints

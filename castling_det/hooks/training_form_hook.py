@@ -7,6 +7,7 @@ from mmengine.runner import Runner
 
 from castling_det.castling import castling_attentions, training_form
 from castling_det.errors import InputError
+from castling_det.ramp import set_ramp
 
 
 class TrainingFormHook(Hook):
@@ -26,8 +27,7 @@ class TrainingFormHook(Hook):
             raise InputError(
                 "--form training: the checkpoint has no meta['castling'] with the ramp"
             )
-        for _, attention in castling_attentions(runner.model):
-            attention.ramp = record['ramp']
+        set_ramp(runner.model, record['ramp'])
         runner.logger.info(f'training form, at the ramp {record["ramp"]:.3f} of the checkpoint')
 
     def before_test_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
