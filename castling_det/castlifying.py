@@ -8,7 +8,7 @@ attention of the seam is a child of the module, so the original keys of the ``st
 whatever walks over modules (``castle``, ``CastlingHook``) finds it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -18,6 +18,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from castling_det.errors import InputError
 from castling_det.models.attention import Grid
@@ -127,8 +128,7 @@ def castlify(
             f'{attn["type"]} takes no relative positions in the logits, but there is '
             f'{next(iter(biases))}: drop_bias=True leaves them out'
         )
-    if any(_qualified_name(module) not in FORWARDS for module in known.values()):
-        _patch_embedding(model).register_forward_hook(grid.record)
+    record_grid(grid, model, known.values())
     if hasattr(model, 'set_attn_implementation'):
         model.set_attn_implementation('sdpa')
     for bias in biases.values():
@@ -159,6 +159,20 @@ class TokenGrid:
     def record(self, embedding: nn.Module, args: tuple, patches: Tensor) -> None:
         """Forward hook of the patch embedding, whose output is ``(B, C, h, w)``."""
         self.hw = tuple(patches.shape[-2:])
+
+
+def record_grid(
+    grid: TokenGrid, model: nn.Module, modules: Iterable[nn.Module]
+) -> list[RemovableHandle]:
+    """Hooks that tell the grid what a model sees; none if its attention modules are told it."""
+    if all(_qualified_name(module) in FORWARDS for module in modules):
+        return []
+    return [_patch_embedding(model).register_forward_hook(grid.record)]
+
+
+def castlified_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The attention modules that mix by the seam, by name."""
+    return {name: module for name, module in model.named_modules() if hasattr(module, CHILD)}
 
 
 class Seam(nn.Module):

@@ -39,8 +39,8 @@ _ENDS = re.compile(
 _HEADS = re.compile(r'\w*head\.')  # of the model; another number of classes changes them
 _BLOCK = re.compile(r'(?P<stack>(backbone\.)?(blocks|stages))\.(?P<number>\d+)\.')
 _COUNTERS = ('num_batches_tracked', 'attention_bias_idxs', 'n_averaged')
-# Of CastlingAttention, in our own models and below castlify's child; no softmax model has it.
-_NEW = re.compile(r'.*\.(attn\.conv\.weight$|castling\.)')
+# Of linear attention, in our own models and below castlify's child; no softmax model has it.
+_NEW = re.compile(r'.*\.(attn\.(conv\.weight|coarse|angular|mass)$|castling\.)')
 _BIASES = '.attn.bias.table'  # of LeViT's softmax, which linear attention drops
 
 _SWITCHES = {  # arguments by which a model does without
@@ -243,7 +243,7 @@ def fit_weights(
         weights (StateDict): By the model's keys, as :func:`weights_of` gives them.
         filename (str | Path): For the messages.
         strict (bool): Whether everything has to fit, to test a model and to go on with a training.
-            A training that starts may have new convolutions of the attention, and heads of other
+            A training that starts may have new what linear attention adds, and heads of other
             classes; of the file it may leave heads, logit biases of softmax, what MAE and
             distillation add, and blocks after the last that is built. Grids of positions are
             resized then.
@@ -272,7 +272,7 @@ def fit_weights(
     fitting = OrderedDict((key, found[key]) for key in found if key not in reshaped)
     fitting._metadata = getattr(weights, '_metadata', OrderedDict())
     if not strict:
-        convs, missing = _parted(missing, _NEW.match)
+        new, missing = _parted(missing, _NEW.match)
         new_heads, missing = _parted(missing, _HEADS.match)
         other_heads, reshaped = _parted(reshaped, _HEADS.match)
         later, left = _parted(left, lambda key: _is_later(key, own))
@@ -281,7 +281,7 @@ def fit_weights(
         unused, left = _parted(left, _ENDS.match)
         new_heads += other_heads
         for keys, what in (
-            (convs, 'convolutions of the attention are new'),
+            (new, 'of the linear attention are new'),
             (new_heads, f'of heads are new ({_listed(new_heads)})'),
             (biases, 'logit biases of the file are not used'),
             (later, f'of blocks after the last that is built are not used ({_blocks(later)})'),

@@ -1,7 +1,8 @@
 """Adaptive average pooling of maps whose size is open, which ONNX has no operator for."""
 
-import torch
 from torch import Tensor, nn
+
+from castling_det.models.layers import cell_weights
 
 
 class AdaptivePool(nn.Module):
@@ -19,19 +20,9 @@ class AdaptivePool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, h, w)`` to ``(B, C, *size)``."""
         rows, cols = (
-            self._weights(x, *sizes) for sizes in zip(self.size, x.shape[-2:], strict=True)
+            cell_weights(*sizes, x) for sizes in zip(self.size, x.shape[-2:], strict=True)
         )
         return rows @ x @ cols.T
-
-    @staticmethod
-    def _weights(x: Tensor, size: int, length: int) -> Tensor:
-        """``(size, length)``: of each pixel of a cell, one divided by their number."""
-        cell = torch.arange(size, device=x.device)[:, None]
-        place = torch.arange(length, device=x.device)
-        # Cell i goes from the floor of i * length / size to the ceiling of (i + 1) * length / size.
-        begun = (place + 1) * size > cell * length
-        inside = begun & (place * size < (cell + 1) * length)
-        return (inside / inside.sum(dim=1, keepdim=True)).to(x.dtype)
 
 
 def open_adaptive_pools(model: nn.Module) -> None:

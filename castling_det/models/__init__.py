@@ -1,4 +1,5 @@
 from .attention import CastlingAttention, NoMixing, SelfAttention, SoftmaxAttention
+from .centred_attention import CentredAttention
 from .levit import CastlingLeViT
 from .simple_feature_pyramid import SimpleFeaturePyramid
 from .timm_vit import CastlingTimm
@@ -9,6 +10,7 @@ __all__ = [
     'CastlingLeViT',
     'CastlingTimm',
     'CastlingViT',
+    'CentredAttention',
     'NoMixing',
     'SelfAttention',
     'SimpleFeaturePyramid',

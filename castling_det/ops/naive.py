@@ -1,4 +1,4 @@
-"""The slow, obvious form of linear-angular attention, and the kernel that it approximates."""
+"""The slow, obvious forms of our linear attentions, and the kernel that they approximate."""
 
 import math
 
@@ -35,6 +35,38 @@ def linear_angular_attention_naive(
     half = 0.5 * torch.eye(num_keys, dtype=q.dtype, device=q.device)[own_index]
     p = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
     return unit_norm((half + kernel + p * (p > threshold)) @ v)
+
+
+def centred_angular_attention_naive(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cell_keys: Tensor,
+    cell_values: Tensor,
+    local: Tensor,
+    coarse: Tensor,
+    angular: Tensor,
+    mass: Tensor,
+) -> Tensor:
+    """The specification: all exponentials, and the (Nq, n) matrix of cosines.
+
+    Arguments and result as for :func:`centred_angular_attention`.
+    """
+    extra, num_cells = q.shape[-2] - local.shape[-2], cell_keys.shape[-2]
+    n = k.shape[-2] - extra
+    coarse, angular, mass = (gain[:, None, None] for gain in (coarse, angular, mass))
+    exponentials = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).exp()
+    exact = exponentials / exponentials.sum(dim=-1, keepdim=True) @ v
+
+    q, keys, values = (x[:, :, extra:] for x in (q, k, v))
+    of_cells = (q @ cell_keys.transpose(-2, -1) / q.shape[-1] ** 0.5).exp()
+    of_cells = of_cells * mass.exp() * n / num_cells
+    of_extra = exponentials[:, :, extra:, :extra]
+    total = of_cells.sum(dim=-1, keepdim=True) + of_extra.sum(dim=-1, keepdim=True)
+    cosines = unit_norm(q) @ unit_norm(keys - keys.mean(dim=-2, keepdim=True)).transpose(-2, -1)
+    y = of_extra / total @ v[:, :, :extra] + coarse * (of_cells / total) @ cell_values
+    y = y + of_cells.sum(dim=-1, keepdim=True) / total * (angular / n * cosines @ values + local)
+    return torch.cat((exact[:, :, :extra], y), dim=-2)
 
 
 def angular_kernel(cosine: Tensor) -> Tensor:

@@ -228,7 +228,7 @@ def test_init_cfg_of_the_castling_form(tmp_path, messages):
     assert len(convs) == attentions
     total = len(model.state_dict())
     assert f'{total - attentions} of {total} weights of the model filled' in message
-    assert f'; {attentions} convolutions of the attention are new' in message
+    assert f'; {attentions} of the linear attention are new' in message
     assert f'; {attentions} logit biases of the file are not used' in message
 
 
@@ -432,7 +432,7 @@ def test_vit_layouts(tmp_path, messages, layout, container):
     number = len(original.state_dict())
     filled, unused = 'weights of the model filled', f'{len(extra)} others of the file are not used'
     assert f': {number} of {number} {filled}; {unused}' in softmax
-    new = '11 convolutions of the attention are new'
+    new = '11 of the linear attention are new'
     assert f': {number} of {number + 11} {filled}; {new}; {unused}' in castling
 
 

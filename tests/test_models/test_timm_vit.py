@@ -254,7 +254,7 @@ def test_timms_own_keys(tmp_path, messages, name):
     torch.testing.assert_close(maps, tokens[:, -15:], rtol=1e-5, atol=1e-5)
     assert 'others of the file are not used (' in messages[-1] and 'new' not in messages[-1]
     model = loaded(name, theirs.state_dict(), tmp_path / 'vit.pth', attn=CASTLING)
-    assert '; 2 convolutions of the attention are new; ' in messages[-1]
+    assert '; 2 of the linear attention are new; ' in messages[-1]
     own = model.state_dict()
     assert all(torch.equal(own[key], value) for key, value in twin.state_dict().items())
 

@@ -1,0 +1,177 @@
+"""A castlified model learns from the original, without labels."""
+
+from copy import deepcopy
+
+import pytest
+import timm
+import torch
+import torchvision
+import transformers
+from torch import nn
+
+from castling_det import calibrate, castlify, distill
+from castling_det.distilling import AttentionDistillation
+from castling_det.errors import InputError
+from castling_det.models import CentredAttention
+
+CENTRED = dict(type='CentredAttention', cells=2)
+
+
+def timm_vit(name='vit_small_patch14_reg4_dinov2'):
+    torch.manual_seed(0)
+    size = dict(img_size=(32, 32), patch_size=8, dynamic_img_size=True)
+    return timm.create_model(name, embed_dim=32, depth=2, num_heads=2, **size).eval()
+
+
+def transformers_vit():
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    config = transformers.Dinov2Config(image_size=32, patch_size=8, **sizes)
+    return transformers.Dinov2Model(config).eval()
+
+
+def torchvision_vit():
+    torch.manual_seed(0)
+    return torchvision.models.VisionTransformer(32, 8, 2, 2, 32, 64, num_classes=3).eval()
+
+
+def timm_mvit():
+    torch.manual_seed(0)
+    sizes = dict(depths=(1, 1), embed_dim=16, num_heads=2, stride_kv_adaptive=(2, 2))
+    config = timm.models.mvitv2.MultiScaleVitCfg(**sizes)
+    return timm.models.mvitv2.MultiScaleVit(config, (32, 32), num_classes=3).eval()
+
+
+def images(*size, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(4, 3, *(size or (32, 32)), generator=generator)
+
+
+def sharpened(model):
+    """With logits far from zero, so that softmax is far from a mean."""
+    for name, parameter in model.named_parameters():
+        if 'attn' in name or 'attention' in name:
+            parameter.data.mul_(6)
+    return model
+
+
+def castlified(model, attn=CENTRED, drop_bias=False):
+    copy = deepcopy(model)
+    castlify(copy, attn, drop_bias=drop_bias)
+    return copy
+
+
+def first_output(output):
+    return output if isinstance(output, torch.Tensor) else output[0]
+
+
+@pytest.mark.parametrize('build', [timm_vit, transformers_vit, torchvision_vit])
+def test_the_loss_is_the_relative_error_of_each_attention_module(build):
+    """Against both models run by hand, each module of the copy on the original's own input."""
+    original = sharpened(build())
+    model = castlified(original)
+    seen, errors = {}, []
+    names = [name for name, module in model.named_modules() if hasattr(module, 'castling')]
+    assert len(names) == 2
+    for name in names:
+        original.get_submodule(name).register_forward_hook(
+            lambda *call, name=name: seen.update({name: call[1:]}), with_kwargs=True
+        )
+    x = images()
+    with torch.no_grad():
+        model(x)  # its modules know the grid then
+        original(x)
+    extra = {timm_vit: 5, transformers_vit: 1, torchvision_vit: 1}[build]
+    for name in names:
+        args, kwargs, target = seen[name]
+        target = first_output(target)
+        output = first_output(model.get_submodule(name)(*args, **kwargs))
+        error = (output - target).square()
+        errors += [error[:, extra:].mean() / target[:, extra:].square().mean()]
+        errors += [error[:, :extra].mean() / target[:, :extra].square().mean()]
+    loss = AttentionDistillation(castlified(original), original)(x)
+    torch.testing.assert_close(loss, sum(errors) / 2)
+    assert loss > 1e-3
+
+
+def test_the_loss_of_softmax_in_its_own_place_is_zero():
+    original = sharpened(timm_vit())
+    distance = AttentionDistillation(castlified(original, dict(type='SoftmaxAttention')), original)
+    assert distance(images(24, 40)) < 1e-10
+
+
+def test_gradients_reach_the_attention_modules_alone():
+    original = timm_vit()
+    model = castlified(original)
+    AttentionDistillation(model, original)(images()).backward()
+    with_gradient = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert with_gradient == {name for name, _ in model.named_parameters() if '.attn.' in name}
+    assert all(parameter.grad is None for parameter in original.parameters())
+    assert not any(module._forward_hooks for module in original.modules())
+
+
+@pytest.mark.parametrize('build', [timm_vit, transformers_vit])
+def test_calibration_brings_every_block_closer_and_keeps_trained_weights(build):
+    original = sharpened(build())
+    model, x = castlified(original), images()
+    distance = AttentionDistillation(model, original)
+    before, weights = distance(x), original.state_dict()
+    model.train()
+    calibrate(model, x)
+    assert model.training and distance(x) < 0.8 * before
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in weights.items())
+
+
+def test_calibration_sees_in_each_block_what_the_original_sees():
+    """So the order does not matter: a block that is calibrated alone gets the same values."""
+    original, x = sharpened(timm_vit()), images()
+    both, alone = castlified(original), deepcopy(original)
+    castlify(alone, CENTRED, blocks=[1])
+    calibrate(both, x)
+    calibrate(alone, x)
+    for name, value in alone.blocks[1].attn.castling.state_dict().items():
+        torch.testing.assert_close(both.blocks[1].attn.castling.state_dict()[name], value)
+
+
+@pytest.mark.parametrize('build', [timm_vit, timm_mvit])
+def test_distillation_lowers_the_loss_and_leaves_the_original(build):
+    original = sharpened(build())
+    if build is timm_mvit:
+        for name, parameter in original.named_parameters():
+            if 'rel_pos' in name:
+                parameter.data.zero_()
+    model = castlified(original, drop_bias=build is timm_mvit)
+    weights = deepcopy(original.state_dict())
+    losses = distill(model, original, [(images(), 'labels')], iterations=60, lr=1e-3)
+    assert len(losses) == 60 and losses[-1] < 0.7 * losses[0]
+    assert all(torch.equal(original.state_dict()[key], value) for key, value in weights.items())
+
+
+def test_batches_are_gone_through_again_until_the_iterations_are_done():
+    original = timm_vit()
+    batches = [images(seed=seed) for seed in range(3)]
+    assert len(distill(castlified(original), original, batches, iterations=5)) == 5
+    once = (batch for batch in batches)
+    with pytest.raises(InputError, match='has 3 batches for 5 iterations'):
+        distill(castlified(original), original, once, iterations=5)
+
+
+def test_what_cannot_be_distilled_is_refused():
+    original = timm_vit()
+    model = castlified(original)
+    with pytest.raises(InputError, match='VisionTransformer is not castlified'):
+        AttentionDistillation(original, original)
+    with pytest.raises(InputError, match='a copy of what the model was before'):
+        AttentionDistillation(model, model)
+    with pytest.raises(InputError, match='a copy of what the model was before'):
+        AttentionDistillation(model, nn.Sequential())
+    with pytest.raises(InputError, match='no CentredAttention'):
+        calibrate(castlified(original, dict(type='CastlingAttention')), images())
+
+
+def test_the_published_form_is_distilled_too_without_calibration():
+    original = timm_vit()
+    model = castlified(original, dict(type='CastlingAttention', aux=None))
+    assert not any(isinstance(module, CentredAttention) for module in model.modules())
+    losses = distill(model, original, [images()], iterations=5)
+    assert len(losses) == 5 and min(losses) > 0
