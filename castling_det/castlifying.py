@@ -72,11 +72,13 @@ class Report:
 
 def castlify(
     model: nn.Module,
-    attn: dict = dict(type='CastlingAttention'),
+    attn: dict = dict(type='CentredAttention'),
     blocks: Sequence[int] | None = None,
     drop_bias: bool = False,
 ) -> Report:
-    """Turn a softmax ViT of another library into the training form, in place.
+    """Turn a softmax ViT of another library into a linear one, in place, its weights kept.
+
+    It computes another function then, until :func:`calibrate` and :func:`distill` bring it back.
 
     Tokens that are not on the grid (class token, registers, distillation token) lead the others in
     all models that are known; their number is what the model has beyond its patches. The grid is
@@ -84,8 +86,9 @@ def castlify(
 
     Args:
         model (nn.Module): Of timm, transformers, torchvision or mmpretrain, or with one in it.
-        attn (dict): Attention of the seam. With ``dict(type='SoftmaxAttention')`` the model
-            computes what it did.
+        attn (dict): Attention of the seam. Defaults to :class:`CentredAttention`, made for trained
+            models. With ``dict(type='CastlingAttention')`` it is the training form of the published
+            one; with ``dict(type='SoftmaxAttention')`` the model computes what it did.
         blocks (Sequence[int], optional): Which attention modules, counted from the input; -1 is
             the last. Defaults to all.
         drop_bias (bool): Whether relative positions that are added to the logits (LeViT, MViTv2)

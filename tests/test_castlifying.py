@@ -18,6 +18,7 @@ from castling_det.errors import InputError
 from castling_det.models.attention import CastlingAttention
 
 SOFTMAX = dict(type='SoftmaxAttention')
+CASTLING = dict(type='CastlingAttention')
 
 TIMM = {  # a model and what makes it another kind
     'vit_tiny_patch16_224': 'class token',
@@ -96,9 +97,24 @@ def assert_same_with_softmax(model: nn.Module, sizes: list[tuple[int, int]]) -> 
         torch.testing.assert_close(features(model, *size), before, rtol=1e-5, atol=1e-5)
 
 
-def assert_trains_and_castles(model: nn.Module) -> None:
+def assert_new_keys_are_below_the_seam(model: nn.Module) -> None:
+    """Of the default, which is linear from the start and finite at any size."""
     keys = set(model.state_dict())
     castlify(model)
+    new = set(model.state_dict()) - keys
+    assert len(new) == 8
+    assert {key.partition('.castling.attn.')[2] for key in new} == {
+        'coarse',
+        'angular',
+        'mass',
+        'conv.weight',
+    }
+    assert features(model, 24, 40).isfinite().all()
+
+
+def assert_trains_and_castles(model: nn.Module) -> None:
+    keys = set(model.state_dict())
+    castlify(model, CASTLING)
     new = set(model.state_dict()) - keys
     assert len(new) == 2 and all(key.endswith('.castling.attn.conv.weight') for key in new)
     attentions = [m for m in model.modules() if isinstance(m, CastlingAttention)]
@@ -111,12 +127,14 @@ def assert_trains_and_castles(model: nn.Module) -> None:
 @pytest.mark.parametrize('name', TIMM)
 def test_timm(name):
     assert_same_with_softmax(timm_model(name), [(32, 32), (24, 40)])
+    assert_new_keys_are_below_the_seam(timm_model(name))
     assert_trains_and_castles(timm_model(name))
 
 
 @pytest.mark.parametrize('name', TRANSFORMERS)
 def test_transformers(name):
     assert_same_with_softmax(transformers_model(name), [(32, 32), (24, 40)])
+    assert_new_keys_are_below_the_seam(transformers_model(name))
     assert_trains_and_castles(transformers_model(name))
 
 
@@ -198,10 +216,10 @@ def test_mvit(config):
 def test_castled_where_queries_and_keys_have_other_grids(build):
     """All but the biases learn; aux goes and nothing else changes in eval."""
     model = build()
-    with pytest.raises(InputError, match='CastlingAttention takes no relative .*drop_bias=True'):
+    with pytest.raises(InputError, match='CentredAttention takes no relative .*drop_bias=True'):
         castlify(model)
     assert not any(name.endswith('.castling') for name, _ in model.named_modules())
-    dropped = castlify(model, drop_bias=True).dropped
+    dropped = castlify(model, CASTLING, drop_bias=True).dropped
     model.train()
     model(image(64, 96)).square().sum().backward()
     assert {n for n, p in model.named_parameters() if p.grad is None} == set(dropped)
@@ -209,6 +227,16 @@ def test_castled_where_queries_and_keys_have_other_grids(build):
     castle(model)
     assert torch.equal(features(model, 64, 96), before) and list(model.state_dict()) == keys
     assert torch.equal(features(deepcopy(model), 64, 96), before)
+
+
+@pytest.mark.parametrize('build', [lambda: levit((64, 96)), mvit])
+def test_linear_where_queries_and_keys_have_other_grids(build):
+    """The default: all but the biases learn."""
+    model = build()
+    dropped = castlify(model, drop_bias=True).dropped
+    model.train()
+    model(image(64, 96)).square().sum().backward()
+    assert {n for n, p in model.named_parameters() if p.grad is None} == set(dropped)
 
 
 def test_mvit_needs_its_biases_dropped_for_softmax_too():
@@ -219,7 +247,7 @@ def test_mvit_needs_its_biases_dropped_for_softmax_too():
 
 def test_convolution_leaves_out_what_is_not_on_the_grid():
     model = timm_model('vit_small_patch14_reg4_dinov2')
-    castlify(model)
+    castlify(model, CASTLING)
     seen = []
     for module in model.modules():
         if isinstance(module, CastlingAttention):
@@ -265,7 +293,7 @@ def test_a_copy_has_its_own_grid():
 
 def test_it_is_exported_without_softmax():
     model = timm_model('vit_tiny_patch16_224')
-    castlify(model)
+    castlify(model, CASTLING)
     castle(model)
     program = torch.export.export(model, (image(32, 32),), strict=False)
     called = [str(node.target) for node in program.graph.nodes]

@@ -95,7 +95,7 @@ def test_softmax_twin_differs_in_attention_alone(path):
     ours = Config.fromfile(path)
     twin = Config.fromfile(path.with_name(path.name.removeprefix('castling-')))
     assert softmax_twin(ours).model.to_dict() == twin.model.to_dict()
-    assert ours.model.backbone.pop('attn').type == 'CastlingAttention'
+    assert ours.model.backbone.pop('attn').type == 'CentredAttention'
     assert twin.model.backbone.pop('attn') == dict(type='SoftmaxAttention')
     assert ours.to_dict() == twin.to_dict()
 

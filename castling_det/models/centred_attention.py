@@ -39,8 +39,9 @@ class GridConv(nn.Conv2d):
 def cell_means(x: Tensor, hw: Grid, side: int) -> Tensor:
     """Adaptive average pooling of tokens on a grid: ``(B, H, h * w, D)``, side² tokens a head."""
     rows, columns = (cell_weights(side, length, x) for length in hw)
-    x = rows @ x.reshape(*x.shape[:2], hw[0], -1)
-    return (columns @ x.unflatten(-1, (hw[1], -1))).flatten(2, 3)
+    maps = x.transpose(-2, -1).unflatten(-1, hw)  # (B, H, D, h, w)
+    maps = (maps @ columns.T).transpose(-2, -1) @ rows.T  # (B, H, D, across, down)
+    return maps.transpose(-2, -1).flatten(3).transpose(-2, -1)
 
 
 @MODELS.register_module()

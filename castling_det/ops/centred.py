@@ -9,8 +9,6 @@ trained model share a large one. Extra tokens are few, and their queries keep so
 Tensors are ``(B, H, N, D)``.
 """
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -64,11 +62,11 @@ def centred_angular_attention(
         centred = unit_norm(keys - keys.mean(dim=-2, keepdim=True))
         fine = unit_norm(of_grid) @ (centred.transpose(-2, -1) @ values * (angular / n)) + local
 
+        num_cells = cell_keys.shape[-2]
+        share = torch.full((), n, dtype=wide, device=q.device) / num_cells  # may be open in a graph
+        weight = (mass + share.log()).expand(-1, -1, num_cells)
         seen = torch.cat((extra_keys, cell_keys.to(wide)), dim=-2).transpose(-2, -1)
-        weight = mass + math.log(n / cell_keys.shape[-2])
-        logits = of_grid @ seen * q.shape[-1] ** -0.5 + F.pad(
-            weight.expand(-1, -1, cell_keys.shape[-2]), (num_extra, 0)
-        )
+        logits = of_grid @ seen * q.shape[-1] ** -0.5 + F.pad(weight, (num_extra, 0))
         p = logits.softmax(dim=-1)
         told = torch.cat((extra_values, coarse * cell_values.to(wide)), dim=-2)
         y = p @ told + p[..., num_extra:].sum(dim=-1, keepdim=True) * fine

@@ -58,7 +58,7 @@ def outputs(path, x: Tensor) -> dict[str, Tensor]:
 def test_a_model_of_timm_in_training_gives_the_castled_function(tmp_path):
     """It stays as it is; on the grid of its positions and on others, one of them not square."""
     model, out = vit(dynamic_img_size=True), tmp_path / 'new' / 'vit.onnx'
-    castlify(model)
+    castlify(model, dict(type='CastlingAttention'))
     model.train()
     assert export_vit(model, image(), out) <= 1e-4
     assert model.training and isinstance(model.blocks[0].attn.castling.attn.aux, nn.Module)
@@ -76,6 +76,7 @@ def test_a_model_of_timm_in_training_gives_the_castled_function(tmp_path):
 
 
 def test_options_and_names_of_transformers(tmp_path):
+    """Of the default, whose cells are of the grid of each input."""
     model, out = transformers_vit(), tmp_path / 'vit.onnx'
     castlify(model)
     options = dict(interpolate_pos_encoding=True)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from castling_det.analysis.complexity import count_complexity
 from castling_det.errors import InputError
 from castling_det.models import CentredAttention
 from castling_det.models.centred_attention import GridConv, cell_means
@@ -85,6 +86,17 @@ def test_fit_of_tokens_that_are_all_alike_is_finite():
     q, k, v = (x[:, :, :1].expand(-1, -1, 6, -1) for x in qkv(6, 6))
     attention.fit(q, k, v, (2, 3), (2, 3))
     torch.testing.assert_close(attention(q, k, v, (2, 3), (2, 3)), v.contiguous())
+
+
+def test_macs_are_a_hand_count_that_grows_with_the_tokens():
+    """A query: the sums and their use, the cells and the class token; pooling; the convolution."""
+    for hw in ((16, 16), (32, 32)):
+        n, (h, w) = hw[0] * hw[1], hw
+        attention = CentredAttention(num_heads=H, key_dims=DK, value_dims=DV, cells=2)
+        args = (torch.zeros(1, H, 1 + n, dims) for dims in (DK, DK, DV))
+        pooling = (2 * h * w + 4 * h) * (DK + DV)
+        a_head = 2 * n * DK * DV + (n * 5 + 1 + n) * (DK + DV) + pooling + 9 * n * DV
+        assert count_complexity(attention, *args, hw, hw, None, 1).macs == H * a_head
 
 
 def test_what_it_cannot_do_is_refused():
