@@ -17,8 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from castling_det.castlifying import CHILD, castlified_modules, record_grid
 from castling_det.errors import InputError
-from castling_det.models.attention import CastlingAttention
-from castling_det.models.centred_attention import CentredAttention
+from castling_det.models.centred_attention import LINEAR, CentredAttention
 
 WARM_UP = 20  # iterations
 NEW_LR = 50.0  # rate of what castlify added, relative to that of trained weights
@@ -76,9 +75,7 @@ class AttentionDistillation:
         if not self.modules:
             raise InputError(f'{type(model).__name__} is not castlified: nothing to distil')
         theirs = dict(original.named_modules())
-        is_linear = any(
-            isinstance(m, CastlingAttention | CentredAttention) for m in theirs.values()
-        )
+        is_linear = any(isinstance(module, LINEAR) for module in theirs.values())
         if is_linear or not self.modules.keys() <= theirs.keys():
             raise InputError('the original is to be a copy of what the model was before castlify')
         self.originals = {name: theirs[name] for name in self.modules}

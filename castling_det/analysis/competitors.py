@@ -24,7 +24,8 @@ from castling_det.analysis.latency import FORMS, Call, Competitor, Setting, Shap
 from castling_det.castling import drop_aux
 from castling_det.configs import build_model, softmax_twin
 from castling_det.errors import InputError
-from castling_det.models.attention import CastlingAttention, MaskedSoftmax, SoftmaxAttention
+from castling_det.models.attention import MaskedSoftmax, SoftmaxAttention
+from castling_det.models.centred_attention import LINEAR
 from castling_det.models.levit import LogitBias
 
 PRECISIONS = dict(fp32=torch.float32, fp16=torch.float16, bf16=torch.bfloat16)
@@ -50,7 +51,7 @@ def torch_competitors(
     Args:
         cfg (Config): Config with ``model`` and ``default_scope``; it is not changed.
         forms (Sequence[str]): Keys of ``FORMS``. The training form computes aux at the ramp 0. A
-            model without :class:`CastlingAttention` has the inference form alone, whatever is
+            model without linear attention has the inference form alone, whatever is
             asked for.
         modes (Sequence[str]): Of 'eager' and 'compile'.
         setting (Setting): Where and how.
@@ -94,7 +95,7 @@ def _forms(cfg: Config, forms: Sequence[str]) -> dict[str, nn.Module]:
         return built
 
     plain = build(cfg)
-    if not any(isinstance(module, CastlingAttention) for module in plain.modules()):
+    if not any(isinstance(module, LINEAR) for module in plain.modules()):
         return dict(inference=plain)
     made = dict(
         training=lambda: build(cfg),

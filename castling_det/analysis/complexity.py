@@ -11,10 +11,10 @@ from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from castling_det.castling import training_form
+from castling_det.castling import castling_attentions, training_form
 from castling_det.configs import build_model, softmax_twin
 from castling_det.errors import InputError
-from castling_det.models.attention import CastlingAttention
+from castling_det.models.centred_attention import LINEAR
 
 # Counted by mmengine, by none of the papers.
 _FREE_OPS = (
@@ -99,17 +99,19 @@ def count_forms(cfg: Config, shape: tuple[int, int]) -> dict[str, Complexity]:
 
     Returns:
         dict[str, Complexity]: By ``'training form'``, ``'inference form'`` and ``'softmax twin'``;
-        ``'inference form'`` alone of a model without :class:`CastlingAttention`.
+        of a model without linear attention ``'inference form'`` alone, and of one with
+        :class:`CentredAttention` no ``'training form'``.
     """
     model, image = _on_images_alone(build_model(cfg), shape).eval(), torch.zeros(1, 3, *shape)
     inference = _count_or_refuse(cfg, model, image)
-    if not any(isinstance(module, CastlingAttention) for module in model.modules()):
+    if not any(isinstance(module, LINEAR) for module in model.modules()):
         return {'inference form': inference}
-    with training_form(model):
-        training = count_complexity(model, image)
+    forms = {}
+    if any(castling_attentions(model)):
+        with training_form(model):
+            forms['training form'] = count_complexity(model, image)
     twin = _on_images_alone(build_model(softmax_twin(cfg, shape)), shape)
-    softmax = count_complexity(twin, image)
-    return {'training form': training, 'inference form': inference, 'softmax twin': softmax}
+    return forms | {'inference form': inference, 'softmax twin': count_complexity(twin, image)}
 
 
 def count_config(cfg: Config, shape: tuple[int, int]) -> Complexity:
@@ -139,7 +141,7 @@ def _count_or_refuse(cfg: Config, model: nn.Module, image: Tensor) -> Complexity
     try:
         return count_complexity(model, image)
     except (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
-        if any(isinstance(module, CastlingAttention) for module in model.modules()):
+        if any(isinstance(module, LINEAR) for module in model.modules()):
             raise
         reason = ' '.join(str(error).split())[:200] or type(error).__name__
         raise InputError(

@@ -57,6 +57,11 @@ def load_config(filename: str | Path, cfg_options: dict | None = None) -> Config
         import_modules_from_strings(**cfg.custom_imports)
     check_options(cfg, cfg_options or {})
     cfg.merge_from_dict(cfg_options or {})
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader')
+        if loader and loader.get('num_workers', 0) == 0:  # torch refuses what is for workers alone
+            loader.pop('prefetch_factor', None)
+            loader.pop('persistent_workers', None)
     return cfg
 
 
@@ -71,11 +76,6 @@ def load_run_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', args.local_rank)
     cfg = load_config(args.config, args.cfg_options)
     check_numbers(cfg)
-    for split in ('train', 'val', 'test'):
-        loader = cfg.get(f'{split}_dataloader')
-        if loader and loader.get('num_workers', 0) == 0:  # torch refuses what is for workers alone
-            loader.pop('prefetch_factor', None)
-            loader.pop('persistent_workers', None)
     cfg.launcher = args.launcher
     cfg.work_dir = (
         args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, set_random_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -43,6 +44,7 @@ def distill_backbone(cfg: Config, iterations: int, lr: float, out: Path) -> list
             'model.backbone.pretrained'
         )
     require_writable(out.parent)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
     set_random_seed(cfg.get('randomness', {}).get('seed') or 0)
     model, twin = build_model(cfg), build_model(softmax_twin(cfg))
     for each in (model, twin):

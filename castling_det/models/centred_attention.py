@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from castling_det.errors import InputError
-from castling_det.models.attention import Grid, index_at_queries
+from castling_det.models.attention import CastlingAttention, Grid, index_at_queries
 from castling_det.models.layers import cell_weights
 from castling_det.ops import centred_angular_attention
 
@@ -157,3 +157,6 @@ class CentredAttention(nn.Module):
         for coefficient, values in zip(coefficients, solution[..., 0].unbind(dim=1), strict=True):
             coefficient.copy_(values)
         return softmax
+
+
+LINEAR = (CastlingAttention, CentredAttention)  # what has a softmax twin
