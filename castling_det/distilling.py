@@ -2,7 +2,7 @@
 
 Each attention module of the copy learns to give what the original's gives for the same input, all
 at once and each for itself: an error in one block does not reach the next, and no gradient passes
-through the rest of the model, which costs about a third of training it.
+through the rest of the model.
 """
 
 import itertools

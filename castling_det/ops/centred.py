@@ -6,7 +6,9 @@ keys and values and the weight of all its tokens. The linear term of the angular
 adds what depends on single tokens; a local term, what depends on the place. The kernel sees keys
 less their mean: softmax does not notice a vector that is added to all keys, and the keys of a
 trained model share a large one. Extra tokens are few, and their queries keep softmax over all.
-Tensors are ``(B, H, N, D)``.
+
+The form is our own, of known parts: the kernel is Castling-ViT's (arXiv 2211.10526), attention to a
+fixed number of pooled cells PVTv2's (arXiv 2106.13797). Tensors are ``(B, H, N, D)``.
 """
 
 import torch
