@@ -33,6 +33,7 @@ DEPENDENCIES = [
 EXTRAS = {
     'export': ['onnx>=1.18', 'onnxruntime>=1.22', 'onnxscript>=0.5'],
     'dev': [
+        'accelerate>=1.10',  # of transformers' Trainer
         'pre-commit>=4.0',
         'pytest>=8.4',
         'pytest-xdist>=3.6',
