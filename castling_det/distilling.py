@@ -155,8 +155,10 @@ def distill(
         list[float]: The loss of each iteration, :class:`AttentionDistillation`.
 
     Raises:
-        InputError: As :class:`AttentionDistillation`, and if there are too few batches.
+        InputError: As :class:`AttentionDistillation`, for no iterations, and for too few batches.
     """
+    if iterations < 1:
+        raise InputError(f'distillation needs an iteration or more, not iterations={iterations}')
     distance = AttentionDistillation(model, original.eval())
     new, old = [], []
     for module in distance.modules.values():

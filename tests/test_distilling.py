@@ -169,6 +169,8 @@ def test_what_cannot_be_distilled_is_refused():
         AttentionDistillation(model, model)
     with pytest.raises(InputError, match='a copy of what the model was before'):
         AttentionDistillation(model, nn.Sequential())
+    with pytest.raises(InputError, match='not iterations=0'):
+        distill(model, original, [images()], iterations=0)
     with pytest.raises(InputError, match='no CentredAttention'):
         calibrate(castlified(original, dict(type='CastlingAttention')), images())
 
