@@ -201,13 +201,17 @@ def test_iteration_based_loop(tmp_path, num_workers):
 
 @pytest.fixture(scope='module')
 def trained_apart(tmp_path_factory):
-    """Folder of trainings in processes of their own, which :func:`train_apart` makes."""
+    """Folder of trainings in processes of their own, which :func:`train_apart` makes.
+
+    They have as many threads as this process: another number has other roundings.
+    """
     folder = tmp_path_factory.mktemp('apart')
     train(folder / 'one to two', 'killed', after=9)
     launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     done = subprocess.run(
         [sys.executable, *launcher, '-m', 'castling_det', __file__, folder],
-        env=os.environ | {'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''},
+        env=os.environ
+        | {'OMP_NUM_THREADS': f'{torch.get_num_threads()}', 'CUDA_VISIBLE_DEVICES': ''},
         capture_output=True,
         text=True,
         timeout=300,
