@@ -147,7 +147,7 @@ def test_distillation_lowers_the_loss_and_leaves_the_original(build):
     model = castlified(original, drop_bias=build is timm_mvit)
     weights = deepcopy(original.state_dict())
     losses = distill(model, original, [(images(), 'labels')], iterations=60, lr=1e-3)
-    assert len(losses) == 60 and losses[-1] < 0.7 * losses[0]
+    assert len(losses) == 60 and losses[-1] < 0.8 * losses[0]  # 0.16 to 0.64 over five seeds
     assert all(torch.equal(original.state_dict()[key], value) for key, value in weights.items())
 
 

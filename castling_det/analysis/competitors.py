@@ -51,8 +51,7 @@ def torch_competitors(
     Args:
         cfg (Config): Config with ``model`` and ``default_scope``; it is not changed.
         forms (Sequence[str]): Keys of ``FORMS``. The training form computes aux at the ramp 0. A
-            model without linear attention has the inference form alone, whatever is
-            asked for.
+            model without linear attention has the inference form alone, whatever is asked for.
         modes (Sequence[str]): Of 'eager' and 'compile'.
         setting (Setting): Where and how.
         parts (Sequence[str]): Of ``PARTS``. A backbone is a copy, and what it is in its model.
