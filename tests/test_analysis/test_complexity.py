@@ -279,6 +279,10 @@ def test_forms_of_a_config():
     assert twin.parts['backbone'] == count_complexity(backbone, torch.zeros(1, 3, 64, 96))
     assert twin.parts['decode_head'] == inference.parts['decode_head']
     assert cfg.model.to_dict() == SEGMENTOR
+    cfg.model.backbone.attn = dict(type='CentredAttention')
+    converted = count_forms(cfg, (64, 96))
+    assert list(converted) == ['inference form', 'softmax twin']
+    assert converted['softmax twin'] == twin
     cfg.model.backbone.update(attn=SOFTMAX, bias_grid=(4, 6))
     assert count_forms(cfg, (64, 96)) == {'inference form': twin}
 
