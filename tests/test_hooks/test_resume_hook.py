@@ -117,7 +117,6 @@ def train(
         ),
         train_cfg=train_cfg,
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=lr)),
-        param_scheduler=[cosine],
         default_hooks=dict(
             checkpoint=dict(type='SafeCheckpointHook', by_epoch=False, interval=interval)
         ),
@@ -130,7 +129,7 @@ def train(
         ],
         experiment_name=f'{work_dir.name}_{name}',
         log_level='WARNING',
-        **{'randomness': dict(seed=3), **config},
+        **{'randomness': dict(seed=3), 'param_scheduler': [cosine], **config},
     )
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     try:
@@ -306,6 +305,20 @@ def test_other_learning_rate_in_the_config(tmp_path):
     found = {i: rate for i, (rate, _) in rates.items()}
     assert found == {i: pytest.approx(cosine[i]) for i in range(8, MAX_ITERS)}
     assert 'Resumed under another schedule (learning rate): weights come' in log_of(tmp_path)
+
+
+def test_other_learning_rate_without_a_schedule(tmp_path):
+    rates = {}
+    train(tmp_path, 'killed', after=10, param_scheduler=None)
+    train(tmp_path, 'faster', lr=0.02, rates=rates, resume=True, param_scheduler=None)
+    assert {rate for rate, _ in rates.values()} == {0.02}
+
+
+def test_warm_up_is_no_other_learning_rate(tmp_path):
+    warm_up = [dict(type='LinearLR', start_factor=0.1, end=12, by_epoch=False)]
+    train(tmp_path, 'killed', after=10, param_scheduler=warm_up)
+    train(tmp_path, 'resumed', resume=True, param_scheduler=warm_up)
+    assert 'another schedule' not in log_of(tmp_path)
 
 
 def test_seed_depends_on_each_argument():
