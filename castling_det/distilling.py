@@ -176,6 +176,7 @@ def distill(
         images = images.to(old[0].device)
         if not losses and any(isinstance(m, CentredAttention) for m in model.modules()):
             calibrate(model, images)
+        torch.clear_autocast_cache()  # the caller's, which has the weights before the last step
         loss = distance(images)
         optimizer.zero_grad()
         loss.backward()

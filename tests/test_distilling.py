@@ -151,6 +151,16 @@ def test_distillation_lowers_the_loss_and_leaves_the_original(build):
     assert all(torch.equal(original.state_dict()[key], value) for key, value in weights.items())
 
 
+def test_distillation_under_autocast_learns_for_float32_too():
+    original = sharpened(timm_vit())
+    model, x = castlified(original), images()
+    calibrate(model, x)
+    calibrated = AttentionDistillation(model, original)(x).item()
+    with torch.autocast('cpu', torch.bfloat16):
+        distill(model, original, [x], iterations=60, lr=1e-3)
+    assert AttentionDistillation(model, original)(x) < 0.8 * calibrated
+
+
 def test_batches_are_gone_through_again_until_the_iterations_are_done():
     original = timm_vit()
     batches = [images(seed=seed) for seed in range(3)]
