@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import matplotlib
@@ -167,6 +168,17 @@ def test_command_writes_a_label_map_and_an_overlay(tmp_path, monkeypatch, capsys
     )
     drawn = np.asarray(Image.open(tmp_path / 'b.png'))
     assert drawn[0, 0].tolist() == [0, 0, 193] and drawn[0, 39].tolist() == [233, 0, 0]
+
+
+def test_a_label_map_has_256_classes_at_most():
+    labels = np.arange(256).reshape(16, 16)
+    segmentor = SimpleNamespace(palette=[(number, 0, 255 - number) for number in range(256)])
+    picture = run_onnx.draw_labels(labels, segmentor)
+    assert (np.asarray(picture) == labels).all()
+    assert picture.convert('RGB').getpixel((3, 2)) == (35, 0, 220)
+    segmentor.palette.append((0, 0, 0))
+    with pytest.raises(ValueError, match='257 classes do not fit into 8 bits'):
+        run_onnx.draw_labels(labels, segmentor)
 
 
 def test_command_needs_neither_torch_nor_openmmlab(known, tmp_path):
