@@ -14,14 +14,13 @@ add_finders()
 from . import hooks, models  # noqa: E402
 from .castlifying import castlify  # noqa: E402
 from .castling import castle, training_form  # noqa: E402
-from .distilling import calibrate, distill  # noqa: E402
+from .distilling import distill  # noqa: E402
 from .engine import layer_decay  # noqa: E402, F401  registered
 from .ramp import Ramp  # noqa: E402
 
 __version__ = '0.1.0'
 __all__ = [
     'Ramp',
-    'calibrate',
     'castle',
     'castlify',
     'distill',

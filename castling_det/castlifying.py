@@ -72,13 +72,13 @@ class Report:
 
 def castlify(
     model: nn.Module,
-    attn: dict = dict(type='CentredAttention'),
+    attn: dict = dict(type='FocalAttention'),
     blocks: Sequence[int] | None = None,
     drop_bias: bool = False,
 ) -> Report:
     """Turn a softmax ViT of another library into a linear one, in place, its weights kept.
 
-    It computes another function then, until :func:`calibrate` and :func:`distill` bring it back.
+    It computes nearly the same function then; :func:`distill` brings it nearer, without labels.
 
     Tokens that are not on the grid (class token, registers, distillation token) lead the others in
     all models that are known; their number is what the model has beyond its patches. The grid is
@@ -86,7 +86,7 @@ def castlify(
 
     Args:
         model (nn.Module): Of timm, transformers, torchvision or mmpretrain, or with one in it.
-        attn (dict): Attention of the seam. Defaults to :class:`CentredAttention`, made for trained
+        attn (dict): Attention of the seam. Defaults to :class:`FocalAttention`, made for trained
             models. With ``dict(type='CastlingAttention')`` it is the training form of the published
             one; with ``dict(type='SoftmaxAttention')`` the model computes what it did.
         blocks (Sequence[int], optional): Which attention modules, counted from the input; -1 is
@@ -124,7 +124,7 @@ def castlify(
         f'{name}.{bias}': getattr(module, bias)
         for name, module in chosen.items()
         for bias in BIASES
-        if hasattr(module, bias) and not (bias == 'attention_biases' and seams[name].passes_bias)
+        if hasattr(module, bias) and not seams[name].passes_bias
     }
     if biases and not drop_bias:
         raise InputError(

@@ -40,7 +40,7 @@ _HEADS = re.compile(r'\w*head\.')  # of the model; another number of classes cha
 _BLOCK = re.compile(r'(?P<stack>(backbone\.)?(blocks|stages))\.(?P<number>\d+)\.')
 _COUNTERS = ('num_batches_tracked', 'attention_bias_idxs', 'n_averaged')
 # Of linear attention, in our own models and below castlify's child; no softmax model has it.
-_NEW = re.compile(r'.*\.(attn\.(conv\.weight|coarse|angular|mass)$|castling\.)')
+_NEW = re.compile(r'.*\.(attn\.conv\.weight$|castling\.)')
 _BIASES = '.attn.bias.table'  # of LeViT's softmax, which linear attention drops
 
 _SWITCHES = {  # arguments by which a model does without

@@ -1,4 +1,4 @@
-"""From a softmax ViT to its castlified copy without labels: calibration, then distillation.
+"""A castlified ViT learns from the softmax ViT that it was, without labels.
 
 Each attention module of the copy learns to give what the original's gives for the same input, all
 at once and each for itself: an error in one block does not reach the next, and no gradient passes
@@ -17,45 +17,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from castling_det.castlifying import CHILD, castlified_modules, record_grid
 from castling_det.errors import InputError
-from castling_det.models.centred_attention import LINEAR, CentredAttention
+from castling_det.models.focal_attention import LINEAR
 
 WARM_UP = 20  # iterations
-NEW_LR = 50.0  # rate of what castlify added, relative to that of trained weights
 LOG_INTERVAL = 50  # iterations
-
-
-@torch.no_grad()
-def calibrate(model: nn.Module, images: Tensor, **options: Any) -> None:
-    """Set every :class:`CentredAttention` by least squares, from what softmax gives in its place.
-
-    Each sees what it would see in the original model; no gradient, no label, one forward pass.
-
-    Args:
-        model (nn.Module): Just castlified, or a backbone with such attention and trained weights.
-        images (Tensor): 8 to 16 of them, as the model takes them.
-        options: What the model is called with besides.
-
-    Raises:
-        InputError: If there is no CentredAttention in the model.
-    """
-    attentions = [m for m in model.modules() if isinstance(m, CentredAttention)]
-    if not attentions:
-        raise InputError(f'{type(model).__name__} has no CentredAttention: nothing to calibrate')
-    modes = [(module, module.training) for module in model.modules()]
-    fit = [
-        attention.register_forward_hook(
-            lambda attention, args, kwargs, _: attention.fit(*args, **kwargs), with_kwargs=True
-        )
-        for attention in attentions
-    ]
-    try:
-        model.eval()
-        model(images, **options)
-    finally:
-        for hook in fit:
-            hook.remove()
-        for module, mode in modes:
-            module.training = mode
 
 
 class AttentionDistillation:
@@ -133,7 +98,7 @@ def distill(
     iterations: int,
     lr: float = 1e-4,
 ) -> list[float]:
-    """Calibrate a castlified model on the first batch, and train its attention modules, in place.
+    """Train the attention modules of a castlified model to give what the original's give, in place.
 
     Example::
 
@@ -142,13 +107,12 @@ def distill(
         castling_det.distill(model, original, loader, iterations=300)
 
     Args:
-        model (nn.Module): Castlified; what is no :class:`CentredAttention` is not calibrated.
+        model (nn.Module): Castlified.
         original (nn.Module): What it was before.
         batches (Iterable): Of images as the model takes them, or of tuples that begin with them;
             gone through again when it ends. Nothing else of a tuple is used.
         iterations (int): A batch each.
-        lr (float): Highest rate of the attention's trained weights; that of what castlify added is
-            50 times as high. Both rise over 20 iterations and fall along a cosine. Defaults to
+        lr (float): Highest rate; it rises over 20 iterations and falls along a cosine. Defaults to
             1e-4.
 
     Returns:
@@ -160,24 +124,16 @@ def distill(
     if iterations < 1:
         raise InputError(f'distillation needs an iteration or more, not iterations={iterations}')
     distance = AttentionDistillation(model, original.eval())
-    new, old = [], []
-    for module in distance.modules.values():
-        added = {id(parameter) for parameter in getattr(module, CHILD).parameters()}
-        for parameter in module.parameters():
-            (new if id(parameter) in added else old).append(parameter)
-    groups = [dict(params=old), dict(params=new, lr=NEW_LR * lr)]
-    optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=0.0)
+    parameters = [p for module in distance.modules.values() for p in module.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
     schedule = LambdaLR(
         optimizer,
         lambda i: min(1.0, (i + 1) / WARM_UP) * (1 + math.cos(math.pi * i / iterations)) / 2,
     )
     losses = []
     for images in _images(batches, iterations):
-        images = images.to(old[0].device)
-        if not losses and any(isinstance(m, CentredAttention) for m in model.modules()):
-            calibrate(model, images)
         torch.clear_autocast_cache()  # the caller's, which has the weights before the last step
-        loss = distance(images)
+        loss = distance(images.to(parameters[0].device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

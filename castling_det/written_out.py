@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from castling_det.models.attention import Grid
 
@@ -69,10 +70,43 @@ def multi_scale_attention(
         mixed.append(part if norm is None else norm(part))
         grids.append(grid)
     q, k, v = mixed
-    out = module.castling.attn(q, k, v, *grids[:2], num_extra_tokens=num_extra_tokens)
+    bias = None
+    if module.castling.passes_bias and module.rel_pos_type == 'spatial':
+        bias = _relative_positions(module, q, *grids[:2], num_extra_tokens)
+    out = module.castling.attn(q, k, v, *grids[:2], bias, num_extra_tokens)
     if module.residual_pooling:
         out = out + q
     return module.proj(out.transpose(1, 2).flatten(2)), list(grids[0])
+
+
+def _relative_positions(
+    module: nn.Module, q: Tensor, q_hw: Grid, kv_hw: Grid, num_extra_tokens: int
+) -> Tensor:
+    """What MViTv2 (arXiv 2112.01526, equation 4) adds to the logits, ``(B, H, Nq, Nk)``.
+
+    The tables are resized linearly to grids that they were not made for, as in mmpretrain.
+    """
+    of_grid = q[:, :, num_extra_tokens:].unflatten(2, q_hw)  # (B, H, h, w, D)
+    vertical, horizontal = (
+        _at_distances(table, *sides)
+        for table, sides in zip(
+            (module.rel_pos_h, module.rel_pos_w), zip(q_hw, kv_hw, strict=True), strict=True
+        )
+    )
+    rows = torch.einsum('bhyxd,ykd->bhyxk', of_grid, vertical)
+    columns = torch.einsum('bhyxd,xkd->bhyxk', of_grid, horizontal)
+    bias = (rows[..., :, None] + columns[..., None, :]).flatten(-2).flatten(2, 3)
+    return F.pad(bias, (num_extra_tokens, 0, num_extra_tokens, 0))
+
+
+def _at_distances(table: Tensor, num_queries: int, num_keys: int) -> Tensor:
+    """``(distances, D)`` to ``(Nq, Nk, D)`` along one side of the grids."""
+    length = 2 * max(num_queries, num_keys) - 1
+    if len(table) != length:
+        table = F.interpolate(table.T[None], length, mode='linear')[0].T
+    queries = torch.arange(num_queries, device=table.device) * max(num_keys / num_queries, 1.0)
+    keys = torch.arange(num_keys, device=table.device) * max(num_queries / num_keys, 1.0)
+    return table[(queries[:, None] - keys + keys[-1]).long()]
 
 
 FORWARDS: dict[str, Callable] = {

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
 from castling_det.engine.cli import load_config
-from castling_det.models import CentredAttention
+from castling_det.models import FocalAttention
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
@@ -184,7 +184,7 @@ def assert_shipped(names: dict) -> None:
     """What was loaded is what was trained; the file computes it."""
     trained, model, images = names['trained'], names['model'], names['images']
     assert model is not trained
-    assert sum(isinstance(m, CentredAttention) for m in model.modules()) == 1
+    assert sum(isinstance(m, FocalAttention) for m in model.modules()) == 1
     expected = logits(model, images)
     assert images.shape == (2, 3, 56, 28) and expected.shape == (2, 5)
     assert torch.equal(logits(trained, images), expected)

@@ -95,7 +95,7 @@ def test_softmax_twin_differs_in_attention_alone(path):
     ours = Config.fromfile(path)
     twin = Config.fromfile(path.with_name(path.name.removeprefix('castling-')))
     assert softmax_twin(ours).model.to_dict() == twin.model.to_dict()
-    assert ours.model.backbone.pop('attn').type == 'CentredAttention'
+    assert ours.model.backbone.pop('attn').type == 'FocalAttention'
     assert twin.model.backbone.pop('attn') == dict(type='SoftmaxAttention')
     assert ours.to_dict() == twin.to_dict()
 
@@ -132,7 +132,7 @@ def test_rates_fall_from_the_head_to_the_patches(path):
     decays = {names[group['params'][0]]: group['weight_decay'] for group in groups}
     undecayed = [f'backbone.vit.{name}' for name in ('pos_embed', 'cls_token', 'norm.bias')]
     assert {decays[name] for name in undecayed} == {0}
-    assert decays['backbone.vit.blocks.0.attn.castling.attn.conv.weight'] == 0.05
+    assert decays['backbone.vit.blocks.0.attn.qkv.weight'] == 0.05
 
 
 def test_readme_shows_another_model_that_builds():

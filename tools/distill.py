@@ -30,8 +30,8 @@ def main() -> None:
         check_datasets(cfg, ('train',))
         losses = distill_backbone(cfg, args.iterations, args.lr, args.out)
     print(
-        f'Error of the attention modules: {losses[0]:.4f} when calibrated, {losses[-1]:.4f} in the '
-        f'last batch\nWeights: {args.out}\n'
+        f'Error of the attention modules: {losses[0]:.4f} in the first batch, '
+        f'{losses[-1]:.4f} in the last\nWeights: {args.out}\n'
         f'Train: python tools/train.py {args.config} --cfg-options '
         f'model.backbone.pretrained={args.out}'
     )

@@ -25,7 +25,7 @@ from castling_det.castling import drop_aux
 from castling_det.configs import build_model, softmax_twin
 from castling_det.errors import InputError
 from castling_det.models.attention import MaskedSoftmax, SoftmaxAttention
-from castling_det.models.centred_attention import LINEAR
+from castling_det.models.focal_attention import LINEAR
 from castling_det.models.levit import LogitBias
 
 PRECISIONS = dict(fp32=torch.float32, fp16=torch.float16, bf16=torch.bfloat16)

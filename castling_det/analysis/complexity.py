@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from castling_det.castling import castling_attentions, training_form
 from castling_det.configs import build_model, softmax_twin
 from castling_det.errors import InputError
-from castling_det.models.centred_attention import LINEAR
+from castling_det.models.focal_attention import LINEAR
 
 # Counted by mmengine, by none of the papers.
 _FREE_OPS = (
@@ -100,7 +100,7 @@ def count_forms(cfg: Config, shape: tuple[int, int]) -> dict[str, Complexity]:
     Returns:
         dict[str, Complexity]: By ``'training form'``, ``'inference form'`` and ``'softmax twin'``;
         of a model without linear attention ``'inference form'`` alone, and of one with
-        :class:`CentredAttention` no ``'training form'``.
+        :class:`FocalAttention` no ``'training form'``.
     """
     model, image = _on_images_alone(build_model(cfg), shape).eval(), torch.zeros(1, 3, *shape)
     inference = _count_or_refuse(cfg, model, image)

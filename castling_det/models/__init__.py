@@ -1,6 +1,7 @@
 from .attention import CastlingAttention, NoMixing, SelfAttention, SoftmaxAttention
-from .centred_attention import CentredAttention
+from .focal_attention import FocalAttention
 from .levit import CastlingLeViT
+from .mvit import CastlingMViT
 from .simple_feature_pyramid import SimpleFeaturePyramid
 from .timm_vit import CastlingTimm
 from .vit import CastlingViT
@@ -8,9 +9,10 @@ from .vit import CastlingViT
 __all__ = [
     'CastlingAttention',
     'CastlingLeViT',
+    'CastlingMViT',
     'CastlingTimm',
     'CastlingViT',
-    'CentredAttention',
+    'FocalAttention',
     'NoMixing',
     'SelfAttention',
     'SimpleFeaturePyramid',

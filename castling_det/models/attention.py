@@ -258,14 +258,14 @@ class SoftmaxAttention(nn.Module):
         """Mix the values; shapes as in :meth:`CastlingAttention.forward`.
 
         Args:
-            bias (Tensor, optional): ``(H, Nq, Nk)``, added to the logits. The grids and
-                ``num_extra_tokens`` mean nothing to softmax attention.
+            bias (Tensor, optional): ``(H, Nq, Nk)`` or ``(B, H, Nq, Nk)``, added to the logits. The
+                grids and ``num_extra_tokens`` mean nothing to softmax attention.
 
         Returns:
             Tensor: ``(B, H, Nq, Dv)``.
         """
         if bias is not None:
-            bias = bias[None].to(q.dtype)
+            bias = (bias if bias.ndim == 4 else bias[None]).to(q.dtype)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
 
 

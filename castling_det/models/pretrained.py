@@ -272,6 +272,35 @@ def vit_state_dict(state_dict: StateDict) -> dict[str, Tensor]:
     return renamed
 
 
+def mvit_state_dict(state_dict: StateDict, depths: tuple[int, ...]) -> dict[str, Tensor]:
+    """Rename an MViTv2 checkpoint of the authors, timm or mmpretrain to our keys.
+
+    Args:
+        state_dict (StateDict): A leading ``backbone.`` is allowed. What has no counterpart
+            (classifiers) keeps its name.
+        depths (tuple[int, ...]): Blocks of each stage; the authors and mmpretrain count them all.
+
+    Returns:
+        dict[str, Tensor]: Ours.
+    """
+    prefixes = {
+        'patch_embed.projection.': 'patch_embed.proj.',
+        'norm.': f'norms.{len(depths) - 1}.',
+    }
+    prefixes |= {f'norm{stage}.': f'norms.{stage}.' for stage in range(len(depths))}
+    places = [(stage, block) for stage, depth in enumerate(depths) for block in range(depth)]
+    for number, (stage, block) in enumerate(places):
+        place = f'stages.{stage}.blocks.{block}.'
+        prefixes[f'blocks.{number}.proj.'] = f'{place}shortcut_proj_attn.'
+        prefixes[f'blocks.{number}.'] = place
+    renamed = {}
+    for key, value in state_dict.items():
+        key = key.removeprefix('backbone.')
+        theirs = next((prefix for prefix in prefixes if key.startswith(prefix)), '')
+        renamed[prefixes.get(theirs, '') + key.removeprefix(theirs)] = value
+    return renamed
+
+
 def timm_state_dict(
     state_dict: StateDict, own: StateDict, num_extra_positions: int
 ) -> dict[str, Tensor]:

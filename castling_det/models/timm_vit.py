@@ -30,7 +30,7 @@ class CastlingTimm(CastlingBackbone):
             DINOv2's own, mmpretrain's or JAX's keys (docs/weights.md), or with True the weights
             that timm downloads. Defaults to False, random weights.
         attn (dict): Config of the attention. With ``dict(type='SoftmaxAttention')`` it computes
-            what timm's model does. Defaults to ``dict(type='CentredAttention')``.
+            what timm's model does. Defaults to ``dict(type='FocalAttention')``.
         softmax_blocks (tuple[int, ...]): Blocks that keep timm's attention; -1 is the last.
             Defaults to none.
         out_indices (tuple[int, ...]): Blocks whose maps are returned, in this order; -1 is the
@@ -53,7 +53,7 @@ class CastlingTimm(CastlingBackbone):
         self,
         model_name: str = 'vit_small_patch14_dinov2',
         pretrained: bool | str = False,
-        attn: dict = dict(type='CentredAttention'),
+        attn: dict = dict(type='FocalAttention'),
         softmax_blocks: tuple[int, ...] = (),
         out_indices: tuple[int, ...] = (-1,),
         drop_path_rate: float = 0.0,

@@ -1,4 +1,4 @@
-from .centred import centred_angular_attention
+from .focal import focal_attention
 from .linear_angular import (
     linear_angular_attention,
     masked_softmax_attention,
@@ -8,15 +8,15 @@ from .linear_angular import (
 from .naive import (
     angular_kernel,
     angular_kernel_expansion,
-    centred_angular_attention_naive,
+    focal_attention_naive,
     linear_angular_attention_naive,
 )
 
 __all__ = [
     'angular_kernel',
     'angular_kernel_expansion',
-    'centred_angular_attention',
-    'centred_angular_attention_naive',
+    'focal_attention',
+    'focal_attention_naive',
     'linear_angular_attention',
     'linear_angular_attention_naive',
     'masked_softmax_attention',

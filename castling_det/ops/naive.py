@@ -4,7 +4,9 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from castling_det.ops.focal import WINDOW
 from castling_det.ops.linear_angular import unit_norm
 
 
@@ -37,36 +39,48 @@ def linear_angular_attention_naive(
     return unit_norm((half + kernel + p * (p > threshold)) @ v)
 
 
-def centred_angular_attention_naive(
+def focal_attention_naive(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    cell_keys: Tensor,
-    cell_values: Tensor,
-    local: Tensor,
-    coarse: Tensor,
-    angular: Tensor,
-    mass: Tensor,
+    q_hw: tuple[int, int],
+    kv_hw: tuple[int, int],
+    cells: int,
+    num_extra_tokens: int = 0,
 ) -> Tensor:
-    """The specification: all exponentials, and the (Nq, n) matrix of cosines.
+    """The specification: query by query, the keys that it sees in a list.
 
-    Arguments and result as for :func:`centred_angular_attention`.
+    Arguments and result as for :func:`focal_attention`.
     """
-    extra, num_cells = q.shape[-2] - local.shape[-2], cell_keys.shape[-2]
-    n = k.shape[-2] - extra
-    coarse, angular, mass = (gain[:, None, None] for gain in (coarse, angular, mass))
-    exponentials = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).exp()
-    exact = exponentials / exponentials.sum(dim=-1, keepdim=True) @ v
+    extra = list(range(num_extra_tokens))
+    windows = [math.ceil(side / WINDOW) for side in kv_hw]
+    sides = [math.ceil(side / number) for side, number in zip(kv_hw, windows, strict=True)]
+    q_sides = [math.ceil(side / number) for side, number in zip(q_hw, windows, strict=True)]
+    cell_sides = [math.ceil(side / cells) for side in kv_hw]
 
-    q, keys, values = (x[:, :, extra:] for x in (q, k, v))
-    of_cells = (q @ cell_keys.transpose(-2, -1) / q.shape[-1] ** 0.5).exp()
-    of_cells = of_cells * mass.exp() * n / num_cells
-    of_extra = exponentials[:, :, extra:, :extra]
-    total = of_cells.sum(dim=-1, keepdim=True) + of_extra.sum(dim=-1, keepdim=True)
-    cosines = unit_norm(q) @ unit_norm(keys - keys.mean(dim=-2, keepdim=True)).transpose(-2, -1)
-    y = of_extra / total @ v[:, :, :extra] + coarse * (of_cells / total) @ cell_values
-    y = y + of_cells.sum(dim=-1, keepdim=True) / total * (angular / n * cosines @ values + local)
-    return torch.cat((exact[:, :, :extra], y), dim=-2)
+    def parts(hw: tuple[int, int], of: list[int]) -> list[tuple[int, int]]:
+        """Of each token of a grid, the row and column of the window or cell that has it."""
+        return [(y // of[0], x // of[1]) for y in range(hw[0]) for x in range(hw[1])]
+
+    window_of, cell_of = parts(kv_hw, sides), parts(kv_hw, cell_sides)
+    outputs = [F.scaled_dot_product_attention(q[:, :, extra], k, v)]
+    for i, own in enumerate(parts(q_hw, q_sides)):
+        near = [num_extra_tokens + j for j, other in enumerate(window_of) if other == own]
+        keys, values = [k[:, :, extra + near]], [v[:, :, extra + near]]
+        weights = [k.new_zeros(len(extra + near))]
+        for cell in sorted(set(cell_of)):
+            members = [j for j, other in enumerate(cell_of) if other == cell]
+            outside = [j for j in members if window_of[j] != own]
+            if outside:
+                members = [num_extra_tokens + j for j in members]
+                keys.append(k[:, :, members].mean(dim=2, keepdim=True))
+                values.append(v[:, :, members].mean(dim=2, keepdim=True))
+                weights.append(k.new_tensor([math.log(len(outside))]))
+        query = q[:, :, num_extra_tokens + i, None]
+        logits = query @ torch.cat(keys, dim=2).mT / q.shape[-1] ** 0.5
+        p = (logits + torch.cat(weights)).softmax(dim=-1)
+        outputs.append(p @ torch.cat(values, dim=2))
+    return torch.cat(outputs, dim=2)
 
 
 def angular_kernel(cosine: Tensor) -> Tensor:

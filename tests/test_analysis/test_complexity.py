@@ -279,7 +279,7 @@ def test_forms_of_a_config():
     assert twin.parts['backbone'] == count_complexity(backbone, torch.zeros(1, 3, 64, 96))
     assert twin.parts['decode_head'] == inference.parts['decode_head']
     assert cfg.model.to_dict() == SEGMENTOR
-    cfg.model.backbone.attn = dict(type='CentredAttention')
+    cfg.model.backbone.attn = dict(type='FocalAttention')
     converted = count_forms(cfg, (64, 96))
     assert list(converted) == ['inference form', 'softmax twin']
     assert converted['softmax twin'] == twin

@@ -24,8 +24,8 @@ def config(tmp_path, monkeypatch) -> Path:
     for folder in ('images/training', 'annotations/training'):
         (tmp_path / 'seg/camvid' / folder).mkdir(parents=True)
     for number in range(4):
-        image = generator.integers(0, 256, (60, 80, 3), dtype=np.uint8)
-        labels = generator.integers(0, 11, (60, 80), dtype=np.uint8)
+        image = generator.integers(0, 256, (150, 180, 3), dtype=np.uint8)
+        labels = generator.integers(0, 11, (150, 180), dtype=np.uint8)
         cv2.imwrite(str(tmp_path / f'seg/camvid/images/training/{number}.jpg'), image)
         cv2.imwrite(str(tmp_path / f'seg/camvid/annotations/training/{number}.png'), labels)
     path = tmp_path / 'config.py'
@@ -33,8 +33,10 @@ def config(tmp_path, monkeypatch) -> Path:
         f"""
 _base_ = {str(LEAF)!r}
 model = dict(
-    data_preprocessor=dict(size=(56, 84)),
-    backbone=dict(timm_args=dict({TINY}), pretrained={str(tmp_path / 'vit.pth')!r}),
+    data_preprocessor=dict(size=(140, 168)),
+    backbone=dict(
+        attn=dict(cells=2), timm_args=dict({TINY}), pretrained={str(tmp_path / 'vit.pth')!r}
+    ),
     decode_head=dict(in_channels=32),
 )
 train_dataloader = dict(
@@ -43,7 +45,7 @@ train_dataloader = dict(
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='LoadAnnotations'),
-            dict(type='RandomCrop', crop_size=(56, 84)),
+            dict(type='RandomCrop', crop_size=(140, 168)),
             dict(type='PackSegInputs'),
         ]
     ),
@@ -62,9 +64,9 @@ train_dataloader = dict(
     return path
 
 
-def backbone(config: Path, pretrained: Path, attn: str) -> torch.nn.Module:
+def backbone(config: Path, pretrained: Path, **attn: object) -> torch.nn.Module:
     cfg = Config.fromfile(config)
-    cfg.model.backbone.update(pretrained=str(pretrained), attn=dict(type=attn))
+    cfg.model.backbone.pretrained, cfg.model.backbone.attn = str(pretrained), attn
     model = build_model(cfg).backbone
     model.init_weights()
     return model.eval()
@@ -77,11 +79,11 @@ def test_the_file_is_closer_to_softmax_and_loads_whole(config, tmp_path, call):
     assert [file.name for file in out.parent.iterdir()] == ['distilled.pth']
     file = torch.load(out)
     assert file['meta']['distillation']['iterations'] == 25
-    original = backbone(config, tmp_path / 'vit.pth', 'SoftmaxAttention')
-    images = torch.randn(2, 3, 56, 84, generator=torch.Generator().manual_seed(0))
+    original = backbone(config, tmp_path / 'vit.pth', type='SoftmaxAttention')
+    images = torch.randn(2, 3, 140, 168, generator=torch.Generator().manual_seed(0))
     errors = []
     for weights in (tmp_path / 'vit.pth', out):
-        model = backbone(config, weights, 'CentredAttention')
+        model = backbone(config, weights, type='FocalAttention', cells=2)
         errors.append(AttentionDistillation(model, original)(images).item())
     loaded = model.vit.state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in file['state_dict'].items())

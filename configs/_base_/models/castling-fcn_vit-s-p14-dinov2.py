@@ -16,7 +16,7 @@ model = dict(
     backbone=dict(
         type='CastlingTimm',
         model_name='vit_small_patch14_dinov2',
-        attn=dict(type='CentredAttention'),
+        attn=dict(type='FocalAttention'),
     ),
     decode_head=dict(
         type='FCNHead',

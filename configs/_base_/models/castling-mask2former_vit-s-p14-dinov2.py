@@ -11,7 +11,7 @@ model = dict(
         _delete_=True,
         type='CastlingTimm',
         model_name='vit_small_patch14_dinov2',
-        attn=dict(type='CentredAttention'),
+        attn=dict(type='FocalAttention'),
         out_indices=(3, 5, 7, 11),
         drop_path_rate=0.1,
     ),
