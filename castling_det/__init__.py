@@ -16,6 +16,7 @@ from .castlifying import castlify  # noqa: E402
 from .castling import castle, training_form  # noqa: E402
 from .distilling import distill  # noqa: E402
 from .engine import layer_decay  # noqa: E402, F401  registered
+from .models.timm_vit import load_vit  # noqa: E402
 from .ramp import Ramp  # noqa: E402
 
 __version__ = '0.1.0'
@@ -25,6 +26,7 @@ __all__ = [
     'castlify',
     'distill',
     'hooks',
+    'load_vit',
     'models',
     'training_form',
     '__version__',

@@ -1,6 +1,8 @@
 """Any plain ViT of timm, castlified, as a backbone."""
 
 import difflib
+from functools import partial
+from pathlib import Path
 
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
@@ -105,28 +107,11 @@ class CastlingTimm(CastlingBackbone):
             self.vit.load_state_dict(weights, strict=False)
             MMLogger.get_current_instance().info(report)
         elif self.pretrained:
-            load_weights(self.vit, self.pretrained, self.convert, strict=False)
+            load_vit(self.vit, self.pretrained)
 
     def convert(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """From the key layouts of other libraries to that of ``vit``, positions to its grid."""
-        from timm.layers import resample_abs_pos_embed
-
-        vit = self.vit
-        num_extra = 0 if vit.no_embed_class else vit.num_prefix_tokens  # positions off the grid
-        weights = timm_state_dict(state_dict, vit.state_dict(), num_extra)
-        positions, own = weights.get('pos_embed'), vit.pos_embed
-        if positions is None or own is None or positions.shape == own.shape:
-            return weights
-        side = round((positions.shape[1] - num_extra) ** 0.5)
-        if positions.shape[1] == side**2 + num_extra:
-            grid = vit.patch_embed.grid_size
-            weights['pos_embed'] = resample_abs_pos_embed(
-                positions, grid, num_prefix_tokens=num_extra
-            )
-            MMLogger.get_current_instance().info(
-                f'pos_embed is resized from {side}x{side} to {grid[0]}x{grid[1]}'
-            )
-        return weights
+        return _to_timm(self.vit, state_dict)
 
     def train(self, mode: bool = True) -> 'CastlingTimm':
         """As any module's, but frozen parts stay in eval mode; returns the backbone."""
@@ -156,3 +141,42 @@ class CastlingTimm(CastlingBackbone):
         rest = [m for name, m in vit.named_children() if name not in ('blocks', 'norm')]
         tokens = nn.ParameterList(vit.parameters(recurse=False))
         return [nn.ModuleList([*rest, tokens]), *blocks, nn.ModuleList([last, vit.norm])]
+
+
+def load_vit(vit: nn.Module, filename: str | Path) -> None:
+    """Fill a ViT that timm built from a file of timm, transformers, DINOv2, mmpretrain or JAX.
+
+    Whole or not at all; a classifier of the file that does not fit is left, and the log says so.
+    timm itself loads nothing from other libraries' keys, and goes on.
+
+    Example::
+
+        model = timm.create_model('vit_small_patch14_dinov2', num_classes=5, img_size=518)
+        castling_det.load_vit(model, 'dinov2-small/model.safetensors')
+
+    Args:
+        vit (nn.Module): Not castlified yet, or castlified. Positions are resized to its grid.
+        filename (str | Path): docs/weights.md has the families that are known.
+
+    Raises:
+        InputError: If the file is not read or does not fit.
+    """
+    load_weights(vit, filename, partial(_to_timm, vit), strict=False)
+
+
+def _to_timm(vit: nn.Module, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    from timm.layers import resample_abs_pos_embed
+
+    num_extra = 0 if vit.no_embed_class else vit.num_prefix_tokens  # positions off the grid
+    weights = timm_state_dict(state_dict, vit.state_dict(), num_extra)
+    positions, own = weights.get('pos_embed'), vit.pos_embed
+    if positions is None or own is None or positions.shape == own.shape:
+        return weights
+    side = round((positions.shape[1] - num_extra) ** 0.5)
+    if positions.shape[1] == side**2 + num_extra:
+        grid = vit.patch_embed.grid_size
+        weights['pos_embed'] = resample_abs_pos_embed(positions, grid, num_prefix_tokens=num_extra)
+        MMLogger.get_current_instance().info(
+            f'pos_embed is resized from {side}x{side} to {grid[0]}x{grid[1]}'
+        )
+    return weights

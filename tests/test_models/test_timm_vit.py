@@ -20,7 +20,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castling_det import castle
+from castling_det import castle, castlify, load_vit
 from castling_det.analysis.complexity import count_complexity
 from castling_det.configs import softmax_twin
 from castling_det.errors import InputError
@@ -419,6 +419,28 @@ def test_downloaded_weights(monkeypatch, messages):
     own = model.vit.state_dict()
     assert all(torch.equal(own[key], value) for key, value in expected.items())
     assert "timm's vit_small_patch14_dinov2: 34 of 34 weights of the model filled" in messages[-1]
+
+
+def test_a_model_of_timm_with_its_classifier_is_filled(tmp_path, messages):
+    """From keys of which timm itself loads none, castlified before or not."""
+    config = transformers.Dinov2Config(
+        image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=2, num_attention_heads=2
+    )
+    theirs, x = randomised(transformers.Dinov2Model(config)), image(32, 32)
+    save_file(theirs.state_dict(), tmp_path / 'vit.safetensors')
+    for castlified in (False, True):
+        ours = randomised(timm.create_model(DINO, num_classes=5, **tiny()))
+        head = ours.head.weight.clone()
+        if castlified:
+            castlify(ours, SOFTMAX)
+        load_vit(ours, tmp_path / 'vit.safetensors')
+        assert '34 of 36 weights of the model filled; 2 of heads are new (head)' in messages[-1]
+        with torch.no_grad():
+            tokens, expected = ours.forward_features(x), theirs(x).last_hidden_state
+        torch.testing.assert_close(tokens, expected, rtol=1e-4, atol=1e-4)
+        assert torch.equal(ours.head.weight, head)
+    with pytest.raises(InputError, match=r'does not fit VisionTransformer: .*lacks'):
+        load_vit(timm.create_model(DINO, **tiny(depth=3)), tmp_path / 'vit.safetensors')
 
 
 @pytest.mark.parametrize(

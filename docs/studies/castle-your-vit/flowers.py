@@ -24,7 +24,6 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 import castling_det
-from castling_det.models import CastlingTimm
 from castling_det.provenance import cpu_name, source_commit
 
 NAME, SIZE, CLASSES = 'vit_small_patch14_dinov2', 224, 5
@@ -90,11 +89,8 @@ class Batches:
 
 def trained_vit() -> nn.Module:
     """timm's model with the trained weights, whose file has transformers' keys."""
-    file = Path(os.environ['CASTLING_DET_WEIGHTS']) / 'vit_s14.safetensors'
-    backbone = CastlingTimm(NAME, pretrained=str(file), timm_args=dict(img_size=SIZE))
-    backbone.init_weights()
     model = timm.create_model(NAME, num_classes=CLASSES, img_size=SIZE, dynamic_img_size=True)
-    model.load_state_dict(backbone.vit.state_dict() | model.head.state_dict(prefix='head.'))
+    castling_det.load_vit(model, Path(os.environ['CASTLING_DET_WEIGHTS']) / 'vit_s14.safetensors')
     return model
 
 
