@@ -27,7 +27,7 @@ StateDict = Mapping[str, Tensor]
 _SUFFIXES = ('.pth', '.pt', '.bin', '.ckpt', '.tar', '.pkl', '.safetensors', '.npz')
 # Where weights lie in a file. An average goes before its original, as it is what is evaluated; mm
 # libraries have it as `state_dict`.
-_CONTAINERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'teacher')
+_CONTAINERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_state', 'teacher')
 
 # What a file may hold beyond the model: classifiers and poolings, the decoder and mask of MAE, the
 # token of a distilled DeiT; in our own keys what an argument leaves out.
