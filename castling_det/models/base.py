@@ -72,6 +72,20 @@ class CastlingBackbone(FileBackbone):
             module.requires_grad_(False).eval()
 
 
+def chosen_arch(backbone: str, arch_zoo: dict[str, dict], arch: str | dict) -> dict:
+    """What the ``arch`` of a backbone stands for.
+
+    Raises:
+        InputError: For a name that is not in ``arch_zoo``.
+    """
+    if isinstance(arch, dict):
+        return arch
+    arch = str(arch)  # `--cfg-options` reads 256 as a number
+    if arch not in arch_zoo:
+        raise InputError(f'{backbone} has no arch {arch!r}, only {list(arch_zoo)}')
+    return arch_zoo[arch]
+
+
 def chosen_blocks(
     out_indices: tuple[int, ...],
     softmax_blocks: tuple[int, ...],

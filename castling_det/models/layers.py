@@ -54,22 +54,3 @@ class DropPath(nn.Module):
             return x
         kept = torch.rand(len(x), 1, 1, device=x.device) >= self.rate
         return x * kept / (1 - self.rate)
-
-
-def cell_weights(cells: int, length: int, like: Tensor) -> Tensor:
-    """Adaptive average pooling of a row as a matrix, which ONNX has for rows of any length.
-
-    Args:
-        cells (int): What the row is divided into.
-        length (int): Of the row.
-        like (Tensor): Has the dtype and the device.
-
-    Returns:
-        Tensor: ``(cells, length)``: of each place in a cell, one divided by their number.
-    """
-    cell = torch.arange(cells, device=like.device)[:, None]
-    place = torch.arange(length, device=like.device)
-    # Cell i goes from the floor of i * length / cells to the ceiling of (i + 1) * length / cells.
-    inside = ((place + 1) * cells > cell * length) & (place * cells < (cell + 1) * length)
-    inside = inside.to(like.dtype)
-    return inside / inside.sum(dim=1, keepdim=True)

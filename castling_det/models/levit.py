@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from castling_det.errors import InputError
 from castling_det.models.attention import Grid
-from castling_det.models.base import CastlingBackbone
+from castling_det.models.base import CastlingBackbone, chosen_arch
 from castling_det.models.layers import ConvBN, DropPath, LinearBN
 from castling_det.models.pretrained import levit_state_dict
 
@@ -241,11 +241,7 @@ class CastlingLeViT(CastlingBackbone):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(frozen_stages, init_cfg)
-        if not isinstance(arch, dict):
-            arch = str(arch)  # `--cfg-options` reads 256 as a number
-            if arch not in self.arch_zoo:
-                raise InputError(f'CastlingLeViT has no arch {arch!r}, only {list(self.arch_zoo)}')
-            arch = self.arch_zoo[arch]
+        arch = chosen_arch('CastlingLeViT', self.arch_zoo, arch)
         if not set(out_indices) <= {0, 1, 2, 3} or not any(out_indices):
             raise InputError(
                 f'out_indices are among 0, 1, 2, 3, at least one not 0, but got {out_indices}'

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from castling_det.castlifying import castlify
 from castling_det.errors import InputError
 from castling_det.models.attention import Grid
-from castling_det.models.base import CastlingBackbone
+from castling_det.models.base import CastlingBackbone, chosen_arch
 from castling_det.models.pretrained import mvit_state_dict
 
 
@@ -68,10 +68,7 @@ class CastlingMViT(CastlingBackbone):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(frozen_stages, init_cfg)
-        if isinstance(arch, str):
-            if arch not in self.arch_zoo:
-                raise InputError(f'CastlingMViT has no arch {arch!r}, only {list(self.arch_zoo)}')
-            arch = self.arch_zoo[arch]
+        arch = chosen_arch('CastlingMViT', self.arch_zoo, arch)
         if not out_indices or not set(out_indices) | set(softmax_stages) <= {0, 1, 2, 3}:
             raise InputError(
                 'out_indices and softmax_stages are among 0, 1, 2, 3, at least one in out_indices, '
@@ -96,7 +93,7 @@ class CastlingMViT(CastlingBackbone):
         )
         for index, stage in enumerate(self.stages):
             chosen = dict(type='SoftmaxAttention') if index in softmax_stages else attn
-            has_logits = MODELS.get(chosen['type']).accepts_bias
+            has_logits = getattr(MODELS.get(chosen['type']), 'accepts_bias', False)
             for table in castlify(stage, chosen, drop_bias=not has_logits).dropped:
                 module, name = table.rsplit('.', 1)
                 delattr(stage.get_submodule(module), name)

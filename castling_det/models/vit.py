@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from castling_det.errors import InputError
 from castling_det.models.attention import Grid, SelfAttention
-from castling_det.models.base import CastlingBackbone, chosen_blocks
+from castling_det.models.base import CastlingBackbone, chosen_arch, chosen_blocks
 from castling_det.models.layers import DropPath
 from castling_det.models.pretrained import vit_state_dict
 
@@ -149,10 +148,7 @@ class CastlingViT(CastlingBackbone):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(frozen_stages, init_cfg)
-        if isinstance(arch, str):
-            if arch not in self.arch_zoo:
-                raise InputError(f'CastlingViT has no arch {arch!r}, only {list(self.arch_zoo)}')
-            arch = self.arch_zoo[arch]
+        arch = chosen_arch('CastlingViT', self.arch_zoo, arch)
         depths, dims = arch['depths'], arch['embed_dims']
         self.out_indices, softmax_blocks, num_blocks = chosen_blocks(
             out_indices, softmax_blocks, frozen_stages, depths
