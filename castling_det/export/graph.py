@@ -1,11 +1,14 @@
 """What detectors and segmentors in files have in common: RGB pixels in, a network that ships."""
 
+import torch
 from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
 from castling_det.errors import InputError
 
 EXAMPLE_SHAPE = (2, 3, 135, 203)  # nothing divides evenly: sizes that do can look like fixed ones
+OPEN = (0, 2, 3)  # dimensions of an image
 
 
 class Graph(nn.Module):
@@ -54,3 +57,15 @@ class Graph(nn.Module):
         right, bottom = -width % self.pad_size_divisor, -height % self.pad_size_divisor
         x = F.pad(x, (0, right, 0, bottom), value=self.pad_value)
         return x.to(next(self.model.parameters()).dtype)
+
+
+def trace(model: nn.Module, *inputs: tuple[Tensor, tuple[int, ...]]) -> ExportedProgram:
+    """Record a model with open sizes; it fails where one of them is fixed.
+
+    Args:
+        model (nn.Module): In eval mode.
+        inputs (tuple[Tensor, tuple[int, ...]]): What it is called with, and its open dimensions.
+    """
+    tensors, dimensions = zip(*inputs, strict=True)
+    opened = tuple(dict.fromkeys(each, Dim.DYNAMIC) for each in dimensions)
+    return torch.export.export(model, tensors, dynamic_shapes=opened, strict=False)

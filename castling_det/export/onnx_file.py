@@ -11,10 +11,10 @@ from castling_det.checkpoint import atomic_write
 from castling_det.errors import InputError
 from castling_det.export.agreement import Agreement, Run, check
 from castling_det.export.build import graphs
-from castling_det.export.graph import Graph
+from castling_det.export.graph import EXAMPLE_SHAPE, Graph
 from castling_det.export.metadata import describe
-from castling_det.export.onnx_model import OPSET, drop_traces, onnx, session, write
-from castling_det.export.program import trace
+from castling_det.export.onnx_model import OPSET, onnx, session, write
+from castling_det.export.recording import record
 from castling_det.inference import run_onnx
 from castling_det.inference.predictor import TrainedModel
 
@@ -73,16 +73,8 @@ def to_onnx(graph: Graph, prefix: str = '') -> onnx.ModelProto:
         graph (Graph): What is shipped.
         prefix (str): Of the outputs' names. Defaults to none.
     """
-    model = torch.onnx.export(
-        trace(graph),
-        dynamo=True,
-        verbose=False,
-        external_data=False,
-        opset_version=OPSET,
-        input_names=['image'],
-        output_names=[f'{prefix}{name}' for name in graph.outputs],
-    ).model_proto
-    drop_traces(model)
+    names = [f'{prefix}{name}' for name in graph.outputs]
+    model = record(graph, torch.rand(EXAMPLE_SHAPE) * 255, names)
     _name_dimensions(model, graph)
     return model
 

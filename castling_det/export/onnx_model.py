@@ -4,6 +4,7 @@ from pathlib import Path
 
 try:
     import onnx
+    import onnx.inliner
     import onnxruntime
     import onnxscript  # noqa: F401  torch.onnx.export needs it
 except ImportError as error:
@@ -15,14 +16,6 @@ import castling_det
 from castling_det.checkpoint import atomic_write
 
 OPSET = 18
-
-
-def drop_traces(model: onnx.ModelProto) -> None:
-    """Remove what the exporter notes for debugging: the source lines, and shapes as formulas."""
-    graph = model.graph
-    del graph.value_info[:]
-    for noted in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
-        del noted.metadata_props[:]
 
 
 def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:

@@ -5,26 +5,15 @@ import json
 from pathlib import Path
 
 import torch
-from torch.export import Dim, ExportedProgram
 
 from castling_det.checkpoint import atomic_write
 from castling_det.configs import task_of
 from castling_det.errors import InputError
 from castling_det.export.agreement import Agreement, check
 from castling_det.export.build import graphs
-from castling_det.export.graph import EXAMPLE_SHAPE, Graph
+from castling_det.export.graph import EXAMPLE_SHAPE, OPEN, trace
 from castling_det.export.metadata import describe
 from castling_det.inference.predictor import TrainedModel
-
-
-def trace(graph: Graph) -> ExportedProgram:
-    """Record a graph with open batch, height and width; it fails where one of them is fixed."""
-    return torch.export.export(
-        graph,
-        (torch.rand(EXAMPLE_SHAPE) * 255,),
-        dynamic_shapes=dict(image=dict.fromkeys((0, 2, 3), Dim.DYNAMIC)),
-        strict=False,
-    )
 
 
 def export_program(
@@ -68,7 +57,8 @@ def export_program(
             f'as --shape'
         )
     content = io.BytesIO()
-    torch.export.save(trace(shipped), content, extra_files={'metadata.json': json.dumps(metadata)})
+    program = trace(shipped, (torch.rand(EXAMPLE_SHAPE) * 255, OPEN))
+    torch.export.save(program, content, extra_files={'metadata.json': json.dumps(metadata)})
     content.seek(0)
     run = torch.export.load(content).module()
     agreement = check(run, trained, metadata['precision'], metadata['input_size'], out)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 from torch.nn import functional as F
 
 from castling_det.castling import castle
 from castling_det.errors import InputError
-from castling_det.export.onnx_model import OPSET, drop_traces, onnx, session, write
+from castling_det.export.onnx_model import onnx, session, write
+from castling_det.export.recording import record
 from castling_det.models.attention import CastlingAttention
 
 ALLOWED = 1e-4  # of the largest value of an output
@@ -56,18 +56,7 @@ def export_vit(
     if any(isinstance(module, CastlingAttention) for module in shipped.modules()):
         castle(shipped)
     recorded = F.interpolate(image.cpu(), (4 * height, 5 * width))  # no side of one window
-    exported = torch.onnx.export(
-        shipped,
-        (recorded[:1].expand(2, -1, -1, -1),),  # a batch of one would be fixed
-        dynamo=True,
-        verbose=False,
-        external_data=False,
-        opset_version=OPSET,
-        input_names=['image'],
-        output_names=list(expected[0]),
-        dynamic_shapes=(dict.fromkeys((0, 2, 3), Dim.DYNAMIC),),
-    ).model_proto
-    drop_traces(exported)
+    exported = record(shipped, recorded[:1].expand(2, -1, -1, -1), list(expected[0]))
     _name_dimensions(exported)
     difference = _largest_difference(exported, images, expected)
     if not difference <= ALLOWED:  # nor if it is not a number

@@ -52,17 +52,43 @@ def focal_attention(
     (extra, queries), (extra_keys, keys), (extra_values, values) = (
         x.tensor_split((num_extra_tokens,), dim=2) for x in (q, k, v)
     )
+    y = attend_on_grid(
+        queries.unflatten(2, q_hw),
+        keys.unflatten(2, kv_hw),
+        values.unflatten(2, kv_hw),
+        extra_keys,
+        extra_values,
+        cells,
+    ).flatten(2, 3)
+    if num_extra_tokens:
+        y = torch.cat((F.scaled_dot_product_attention(extra, k, v), y), dim=2)
+    return y
+
+
+def attend_on_grid(
+    q: Tensor, k: Tensor, v: Tensor, extra_keys: Tensor, extra_values: Tensor, cells: int
+) -> Tensor:
+    """The queries on the grid alone, as maps.
+
+    Args:
+        q, k, v (Tensor): ``(B, H, h, w, D)``.
+        extra_keys, extra_values (Tensor): ``(B, H, E, D)``.
+        cells (int): Most cells along a side.
+
+    Returns:
+        Tensor: ``(B, H, h, w, Dv)`` of the queries' grid.
+    """
+    q_hw, kv_hw = q.shape[2:4], k.shape[2:4]
     windows = window_grid(kv_hw)
-    near = into_windows(queries, q_hw, windows)  # (B, H, W, n_w, D), as the next two
-    near_keys, near_values = (into_windows(x, kv_hw, windows) for x in (keys, values))
+    near, near_keys, near_values = (into_windows(x, windows) for x in (q, k, v))
     of_cells = [members(side, cells, like=k) for side in kv_hw]
     far_keys, far_values = (
-        torch.cat((of_extra, cell_means(x, kv_hw, of_cells)), dim=2)[:, :, None]
-        for of_extra, x in ((extra_keys, keys), (extra_values, values))
+        torch.cat((of_extra, cell_means(x, of_cells)), dim=2)[:, :, None]
+        for of_extra, x in ((extra_keys, k), (extra_values, v))
     )  # (B, H, 1, E + M, D)
-    padding = into_windows(torch.ones_like(keys[:1, :1, :, :1]), kv_hw, windows)
+    padding = into_windows(torch.ones_like(k[:1, :1, :, :, :1]), windows)
     outside = tokens_outside(kv_hw, windows, of_cells)  # (W, M)
-    weight = F.pad(outside, (num_extra_tokens, 0), value=1)
+    weight = F.pad(outside, (extra_keys.shape[2], 0), value=1)
     bias = torch.cat((padding[0, 0, :, :, 0], weight), dim=1).log()  # -inf of what is not there
 
     def seen(of_window: Tensor, of_all: Tensor) -> Tensor:
@@ -75,10 +101,7 @@ def focal_attention(
         seen(near_values, far_values),
         attn_mask=bias.repeat(q.shape[1], 1)[None, :, None].expand(-1, -1, near.shape[3], -1),
     )
-    y = out_of_windows(y.unflatten(1, near.shape[1:3]), q_hw, windows)
-    if num_extra_tokens:
-        y = torch.cat((F.scaled_dot_product_attention(extra, k, v), y), dim=2)
-    return y
+    return out_of_windows(y.unflatten(1, near.shape[1:3]), q_hw, windows)
 
 
 def rounded_up(number: int, divisor: int) -> int:
@@ -91,23 +114,24 @@ def window_grid(kv_hw: Grid) -> Grid:
     return rounded_up(kv_hw[0], WINDOW), rounded_up(kv_hw[1], WINDOW)
 
 
-def into_windows(x: Tensor, hw: Grid, windows: Grid) -> Tensor:
-    """``(B, H, h * w, D)`` to ``(B, H, W, n_w, D)``, padded with zeros below and to the right."""
+def into_windows(x: Tensor, windows: Grid) -> Tensor:
+    """``(B, H, h, w, D)`` to ``(B, H, W, n_w, D)``, padded with zeros below and to the right."""
+    hw = x.shape[2:4]
     sides = [rounded_up(side, number) for side, number in zip(hw, windows, strict=True)]
     down, right = (
         number * length - side for number, length, side in zip(windows, sides, hw, strict=True)
     )
-    maps = F.pad(x.unflatten(2, hw), (0, 0, 0, right, 0, down))
+    maps = F.pad(x, (0, 0, 0, right, 0, down))
     maps = maps.unflatten(3, (windows[1], sides[1])).unflatten(2, (windows[0], sides[0]))
     return maps.transpose(3, 4).flatten(4, 5).flatten(2, 3)
 
 
 def out_of_windows(x: Tensor, hw: Grid, windows: Grid) -> Tensor:
-    """The inverse of :func:`into_windows`."""
+    """The inverse of :func:`into_windows`, for maps of height and width ``hw``."""
     sides = [rounded_up(side, number) for side, number in zip(hw, windows, strict=True)]
     maps = x.unflatten(3, sides).unflatten(2, windows).transpose(3, 4)
     maps = maps.flatten(4, 5).flatten(2, 3)
-    return maps[:, :, : hw[0], : hw[1]].flatten(2, 3)
+    return maps[:, :, : hw[0], : hw[1]]
 
 
 def members(side: int, number: int, like: Tensor) -> Tensor:
@@ -119,12 +143,11 @@ def members(side: int, number: int, like: Tensor) -> Tensor:
     return (place == torch.arange(number, device=like.device)[:, None]).to(like.dtype)
 
 
-def cell_means(x: Tensor, hw: Grid, of_cells: list[Tensor]) -> Tensor:
-    """``(B, H, h * w, D)`` to the mean of each cell, ``(B, H, M, D)``; zero of an empty one."""
+def cell_means(x: Tensor, of_cells: list[Tensor]) -> Tensor:
+    """``(B, H, h, w, D)`` to the mean of each cell, ``(B, H, M, D)``; zero of an empty one."""
     rows, columns = (each / each.sum(dim=1, keepdim=True).clamp(min=1) for each in of_cells)
-    maps = x.unflatten(2, hw)
-    means = columns.expand(*maps.shape[:3], -1, -1) @ maps  # (B, H, h, cells, D)
-    means = rows.expand(*maps.shape[:2], -1, -1) @ means.flatten(3)
+    means = columns.expand(*x.shape[:3], -1, -1) @ x  # (B, H, h, cells, D)
+    means = rows.expand(*x.shape[:2], -1, -1) @ means.flatten(3)
     return means.unflatten(3, (len(columns), -1)).flatten(2, 3)
 
 

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from castling_det.export import program
+from castling_det.export.graph import EXAMPLE_SHAPE, OPEN, trace
 from castling_det.inference.predictor import TrainedModel
 
 ROOT = Path(__file__).parents[2]
@@ -105,7 +106,7 @@ def mask2former(tmp_path_factory) -> TrainedModel:
 def traced(detector) -> torch.export.ExportedProgram:
     """What both kinds of files of it start from, short of NMS."""
     _, shipped = program.graphs(detector.model, decodes=True, half=False)
-    return program.trace(shipped)
+    return trace(shipped, (torch.rand(EXAMPLE_SHAPE) * 255, OPEN))
 
 
 @pytest.fixture(scope='session')

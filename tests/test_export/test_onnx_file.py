@@ -16,7 +16,7 @@ onnx = pytest.importorskip('onnx', reason="the extra 'export' is not installed")
 onnxruntime = pytest.importorskip('onnxruntime')
 
 from castling_det.errors import InputError  # noqa: E402
-from castling_det.export import onnx_file  # noqa: E402
+from castling_det.export import onnx_file, recording  # noqa: E402
 from castling_det.export.build import graphs  # noqa: E402
 from castling_det.inference.predictor import TrainedModel  # noqa: E402
 from castling_det.inference.run_onnx import open_model  # noqa: E402
@@ -29,7 +29,7 @@ def network(detector, traced):
     """The graph of boxes and scores, which is the same in the files with NMS and without."""
     _, shipped = graphs(detector.model, decodes=True, half=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_file, 'trace', lambda graph: traced)
+        patch.setattr(recording, 'trace', lambda graph, image: traced)
         return onnx_file.to_onnx(shipped)
 
 
@@ -190,7 +190,7 @@ def test_half_computes_norms_sums_and_decoding_in_float32(detector, pixels, monk
     trained, shipped = graphs(detector.model, decodes=True, half=True)
     image = torch.from_numpy(pixels(1, 64, 512)).permute(0, 3, 1, 2).float()
     monkeypatch.setattr(
-        onnx_file, 'trace', lambda graph: torch.export.export(graph, (image,), strict=False)
+        recording, 'trace', lambda graph, _: torch.export.export(graph, (image,), strict=False)
     )
     model = onnx_file.to_onnx(shipped)
     found = intermediate(model, {'MatMul', 'ReduceL2', 'Softmax'}, image.numpy())

@@ -12,7 +12,7 @@ from castling_det.export.build import graphs
 
 @torch.no_grad()
 def test_program_runs_at_other_sizes_and_batches(detector, traced, tmp_path, pixels, monkeypatch):
-    monkeypatch.setattr(program, 'trace', lambda graph: traced)
+    monkeypatch.setattr(program, 'trace', lambda graph, image: traced)
     out = tmp_path / 'new' / 'boxes.pt2'
     agreement = program.export_program(detector, out, shape=(96, 128))
     assert agreement.boxes < 1e-3 and agreement.scores < 1e-4
