@@ -15,7 +15,7 @@ from . import hooks, models  # noqa: E402
 from .castlifying import castlify  # noqa: E402
 from .castling import castle, training_form  # noqa: E402
 from .distilling import distill  # noqa: E402
-from .engine import layer_decay  # noqa: E402, F401  registered
+from .engine import bfloat16, layer_decay  # noqa: E402, F401  registered
 from .models.timm_vit import load_vit  # noqa: E402
 from .ramp import Ramp  # noqa: E402
 

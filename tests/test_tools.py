@@ -197,7 +197,7 @@ def test_test_time_augmentation_hands_both_views_to_nms(demo, monkeypatch, call)
 def test_dry_run_reports_and_leaves_nothing(demo, call):
     root, _ = demo
     before = sorted(root.glob('**/*'))
-    output = call('train', root / 'leaf.py', '--work-dir', root / 'dry', '--dry-run')
+    output = call('train', root / 'leaf.py', '--work-dir', root / 'dry', '--dry-run', '--amp')
     assert 'no fault found' in output
     assert re.search(r'training    64 iterations, \d+:\d\d:\d\d: a step takes [\d.]+ s', output)
     assert 'validation  2 batches' in output
@@ -209,7 +209,8 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(demo, monkeypatch, refusa
     root, _ = demo
     leaf, work = root / 'leaf.py', ['--work-dir', root / 'refused']
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    assert '--amp needs a GPU' in refusal('train', leaf, *work, '--amp')
+    amp = ['--cfg-options', 'optim_wrapper.type=AmpOptimWrapper']
+    assert 'AmpOptimWrapper needs a GPU' in refusal('train', leaf, *work, *amp)
     assert 'leave --resume out' in refusal('train', leaf, *work, '--dry-run', '--resume')
     missing = f'error: checkpoint {root}/no.pth does not exist'
     assert refusal('train', leaf, *work, '--resume', root / 'no.pth') == missing

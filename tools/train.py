@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+import torch
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import find_latest_checkpoint
@@ -39,7 +40,7 @@ def parse_args() -> argparse.Namespace:
         const='auto',
         help='go on from a checkpoint; without a name from the last one of the work dir, if any',
     )
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument('--amp', action='store_true', help='mixed precision, bfloat16 on a CPU')
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='scale lr with the total batch size'
     )
@@ -58,7 +59,8 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
     if args.resume:
         resume(cfg, args.resume)
     if args.amp:
-        cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+        gpu = torch.cuda.is_available()
+        cfg.optim_wrapper.type = 'AmpOptimWrapper' if gpu else 'BFloat16OptimWrapper'
     if args.auto_scale_lr:
         if 'auto_scale_lr' not in cfg:
             raise SystemExit(

@@ -112,14 +112,15 @@ def check_numbers(cfg: Config) -> None:
 
 
 def check_device(cfg: Config) -> None:
-    """Refuse mixed precision without a GPU.
+    """Refuse mmengine's mixed precision without a GPU.
 
     Raises:
         InputError: For an ``AmpOptimWrapper``, which mmengine has for GPUs alone.
     """
     if type_name(cfg.optim_wrapper) == 'AmpOptimWrapper' and not torch.cuda.is_available():
         raise InputError(
-            '--amp needs a GPU, as optim_wrapper.type=AmpOptimWrapper does: leave it out'
+            'optim_wrapper.type=AmpOptimWrapper needs a GPU: leave it out, and --amp chooses what '
+            'a CPU has, BFloat16OptimWrapper'
         )
 
 
