@@ -157,9 +157,9 @@ def main() -> None:
     learnt, tested = divided(args.seed)
     model = trained_vit()
     original, trained = copy.deepcopy(model), {name for name, _ in model.named_parameters()}
+    torch.manual_seed(args.seed)
     if ARMS[args.arm] is not None:
         castling_det.castlify(model, ARMS[args.arm])
-    torch.manual_seed(args.seed)
     errors = None
     if args.arm == 'focal distilled':
         with torch.autocast('cpu', torch.bfloat16):
