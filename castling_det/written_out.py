@@ -84,7 +84,8 @@ def _relative_positions(
 ) -> Tensor:
     """What MViTv2 (arXiv 2112.01526, equation 4) adds to the logits, ``(B, H, Nq, Nk)``.
 
-    The tables are resized linearly to grids that they were not made for, as in mmpretrain.
+    The tables are resized linearly, as in mmpretrain; on the grids that they were made for that
+    changes nothing.
     """
     of_grid = q[:, :, num_extra_tokens:].unflatten(2, q_hw)  # (B, H, h, w, D)
     vertical, horizontal = (
@@ -101,11 +102,11 @@ def _relative_positions(
 
 def _at_distances(table: Tensor, num_queries: int, num_keys: int) -> Tensor:
     """``(distances, D)`` to ``(Nq, Nk, D)`` along one side of the grids."""
-    length = 2 * max(num_queries, num_keys) - 1
-    if len(table) != length:
-        table = F.interpolate(table.T[None], length, mode='linear')[0].T
-    queries = torch.arange(num_queries, device=table.device) * max(num_keys / num_queries, 1.0)
-    keys = torch.arange(num_keys, device=table.device) * max(num_queries / num_keys, 1.0)
+    finest = max(num_queries, num_keys)
+    table = F.interpolate(table.T[None], 2 * finest - 1, mode='linear')[0].T
+    queries, keys = (
+        torch.arange(side, device=table.device) * finest / side for side in (num_queries, num_keys)
+    )
     return table[(queries[:, None] - keys + keys[-1]).long()]
 
 

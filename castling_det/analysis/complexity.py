@@ -121,7 +121,10 @@ def count_config(cfg: Config, shape: tuple[int, int]) -> Complexity:
 
 
 def _on_images_alone(model: nn.Module, shape: tuple[int, int]) -> nn.Module:
-    """Let a model run with ``mode='tensor'`` without samples, for which some ask."""
+    """Let a model run with ``mode='tensor'`` without samples, for which some ask.
+
+    A second stage gets all the proposals that its config keeps, whatever the weights.
+    """
     head = getattr(model, 'decode_head', None)
     if head is not None:
         if 'batch_data_samples' in signature(head.forward).parameters:  # mmseg's Mask2Former
@@ -134,6 +137,8 @@ def _on_images_alone(model: nn.Module, shape: tuple[int, int]) -> nn.Module:
         names = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
         sample = DetDataSample(metainfo=dict.fromkeys(names, shape) | dict(scale_factor=(1, 1)))
         model.forward = partial(model.forward, data_samples=[sample])
+        if getattr(model, 'with_rpn', False):
+            model.rpn_head.test_cfg.nms.iou_threshold = 1.0
     return model
 
 

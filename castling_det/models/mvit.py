@@ -1,12 +1,10 @@
 """MViTv2 (arXiv 2112.01526) with the attention chosen by config, as a four-level backbone."""
 
 from mmengine.registry import MODELS
-from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from castling_det.castlifying import castlify
 from castling_det.errors import InputError
-from castling_det.models.attention import Grid
 from castling_det.models.base import CastlingBackbone, chosen_arch
 from castling_det.models.pretrained import mvit_state_dict
 
@@ -34,9 +32,8 @@ class CastlingMViT(CastlingBackbone):
             Defaults to all.
         drop_path_rate (float, optional): Of the last block's residuals; it rises linearly from 0 in
             the first. Defaults to the arch's.
-        pos_grid (int | tuple[int, int]): Height and width of the first stage's grid, for which the
-            tables of relative positions are made; for another input they are resized linearly.
-            Defaults to 56, that of 224 px.
+        pos_grid (int): Side of the first stage's grid, for which the tables of relative positions
+            are made; for another input they are resized linearly. Defaults to 56, that of 224 px.
         frozen_stages (int): -1 trains all, 0 freezes the patch embedding, i the first i stages too,
             with the norms of their maps. Defaults to -1.
         with_cp (bool): Keep the inputs of each block alone for the backward pass and compute the
@@ -62,7 +59,7 @@ class CastlingMViT(CastlingBackbone):
         softmax_stages: tuple[int, ...] = (3,),
         out_indices: tuple[int, ...] = (0, 1, 2, 3),
         drop_path_rate: float | None = None,
-        pos_grid: int | Grid = 56,
+        pos_grid: int = 56,
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | None = None,
@@ -82,7 +79,7 @@ class CastlingMViT(CastlingBackbone):
         self.with_cp = with_cp
         self.out_indices = tuple(out_indices)
         self.depths = tuple(arch['depths'])
-        model = _build_timm(arch, to_2tuple(pos_grid), drop_path_rate)
+        model = _build_timm(arch, pos_grid, drop_path_rate)
         self.patch_embed = model.patch_embed
         self.stages = model.stages[:num_stages]
         self.norms = nn.ModuleDict(
@@ -139,7 +136,7 @@ class CastlingMViT(CastlingBackbone):
         return mvit_state_dict(state_dict, self.depths)
 
 
-def _build_timm(arch: dict, pos_grid: Grid, drop_path_rate: float) -> nn.Module:
+def _build_timm(arch: dict, pos_grid: int, drop_path_rate: float) -> nn.Module:
     # Importing castling_det brings torch and mmengine alone.
     from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 
@@ -148,6 +145,4 @@ def _build_timm(arch: dict, pos_grid: Grid, drop_path_rate: float) -> nn.Module:
         embed_dim=tuple(arch['embed_dims'] * 2**index for index in range(4)),
         num_heads=tuple(arch['num_heads'] * 2**index for index in range(4)),
     )
-    return MultiScaleVit(
-        cfg, tuple(4 * side for side in pos_grid), num_classes=0, drop_path_rate=drop_path_rate
-    )
+    return MultiScaleVit(cfg, 4 * pos_grid, num_classes=0, drop_path_rate=drop_path_rate)

@@ -1,0 +1,19 @@
+"""PicoDet's neck and head with Castling-MViTv2-T on COCO at 416 px.
+
+Not a model of the paper, which has PicoDet with LeViT. Weights are the authors', timm's or mmpretrain's of ImageNet (docs/weights.md), schedule and rate are of the kind that
+ViTDet uses, untuned. Status: not run.
+
+    bash tools/dist_train.sh configs/castling_mvit/castling-picodet_mvit-t-in1k-pre_8xb8-36e_coco-416x416.py 8 --amp
+"""
+
+_base_ = [
+    '../_base_/models/castling-picodet_mvit-tiny.py',
+    '../_base_/datasets/coco_416x416.py',
+    '../_base_/schedules/coco_36e.py',
+    '../_base_/runtimes/detection.py',
+]
+
+model = dict(
+    backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='checkpoints/MViTv2_T_in1k.pyth'))
+)
+train_dataloader = dict(batch_size=8)
