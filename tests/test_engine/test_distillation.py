@@ -12,7 +12,7 @@ from castling_det.configs import build_model
 from castling_det.distilling import AttentionDistillation
 
 FOLDER = Path(__file__).parents[2] / 'configs' / 'castling_timm'
-LEAF = FOLDER / 'castling-fcn_vit-s-p14-dinov2-pre_1xb4-1500i_camvid-252x336.py'
+LEAF = FOLDER / 'castling-fcn_vit-s-p14-dinov2-pre_1xb4-400i_camvid-252x336.py'
 TINY = dict(embed_dim=32, num_heads=2, depth=2)
 
 
