@@ -60,8 +60,10 @@ def softmax_twin(cfg: Config, shape: tuple[int, int] | None = None) -> Config:
 
 
 def task_of(cfg: Config) -> str:
-    """'detection' or 'segmentation': a segmentor has a ``decode_head``."""
-    return 'segmentation' if 'decode_head' in cfg.model else 'detection'
+    """'detection', 'segmentation' (by ``decode_head``) or 'classification' (by ``head``)."""
+    if 'decode_head' in cfg.model:
+        return 'segmentation'
+    return 'classification' if 'head' in cfg.model else 'detection'
 
 
 def input_shape(cfg: Config) -> tuple[int, int]:
@@ -79,6 +81,8 @@ def input_shape(cfg: Config) -> tuple[int, int]:
         if kind == 'Resize' and 'scale' in transform:
             scale = _pair(transform['scale'])
             shape = None if transform.get('keep_ratio', False) else scale
+        elif kind == 'CenterCrop':
+            shape = _pair(transform['crop_size'])
         elif kind == 'Pad' and transform.get('size') is not None:
             shape = _pair(transform['size'])
         elif kind == 'Pad' and transform.get('pad_to_square', False) and scale is not None:
@@ -89,7 +93,7 @@ def input_shape(cfg: Config) -> tuple[int, int]:
     if crop is None:
         raise InputError(
             f'{cfg.filename}: test_dataloader.dataset.pipeline fixes no input size (by a Resize '
-            'with `scale` and without keep_ratio, or by a Pad), and there is no '
+            'with `scale` and without keep_ratio, a CenterCrop or a Pad), and there is no '
             'model.data_preprocessor.size: give it as --shape H W'
         )
     return tuple(crop)

@@ -45,9 +45,7 @@ def small(path: Path) -> Config:
 def batch(cfg: Config, num_classes: int) -> dict:
     if task_of(cfg) == 'detection':
         shapes, masks = [(3, *SIZE)] * 2, 'roi_head' in cfg.model
-        return demo_mm_inputs(
-            2, shapes, num_items=[3, 1], num_classes=num_classes, with_mask=masks
-        )
+        return demo_mm_inputs(2, shapes, num_items=[3, 1], num_classes=num_classes, with_mask=masks)
     generator, samples = torch.Generator().manual_seed(0), []
     for _ in range(2):
         sample = SegDataSample(metainfo=dict(ori_shape=SIZE, img_shape=SIZE))

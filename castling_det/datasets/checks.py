@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS, DefaultScope
 
 from castling_det.configs import evaluators_of, paths, type_name, unwrap
+from castling_det.datasets.cls_checks import check_classification
 from castling_det.datasets.coco_checks import check_coco
 from castling_det.datasets.image_files import first_five
 from castling_det.datasets.loading import LoadReadableImage
@@ -20,7 +21,8 @@ from castling_det.datasets.seg_checks import check_segmentation, crop_errors
 from castling_det.errors import InputError
 
 SPLITS = ('train', 'val', 'test')
-HEAD = re.compile(r'head(\.\d+)?$')  # mmseg takes a list of auxiliary heads too
+# mmseg takes a list of auxiliary heads too, and mmpretrain's preprocessor mixes labels.
+HEAD = re.compile(r'(head(\.\d+)?|data_preprocessor)$')
 LOSS = re.compile(r'\.loss_(cls|decode)(\.\d+)?$')
 
 
@@ -79,6 +81,7 @@ def report_datasets(
     reports = [report for _, report in checked]
     for split in splits:
         _check_evaluators(cfg, split, reports)
+    _check_labels(reports)
     return reports
 
 
@@ -133,12 +136,15 @@ def _report(cfg: Config, dataset: ConfigDict, key: str, use: str, decode: bool) 
 
 CHECKS: dict[str, Callable[..., None]] = {
     'CocoDataset': check_coco,
+    **dict.fromkeys(('CustomDataset', 'ImageNet'), check_classification),
     **dict.fromkeys(('BaseSegDataset', 'ADE20KDataset'), check_segmentation),
 }
 
 
 def _path_errors(dataset: dict, key: str) -> Iterator[InputError]:
-    prefix = {f'data_prefix.{part}': path for part, path in dataset.get('data_prefix', {}).items()}
+    prefix = dataset.get('data_prefix', {})
+    prefix = prefix if isinstance(prefix, dict) else {'img_path': prefix}
+    prefix = {f'data_prefix.{part}': path for part, path in prefix.items()}
     named = {name: dataset.get(name) for name in ('ann_file', 'data_root')}
     for name, path in {**named, **prefix}.items():
         if path is not None and not isinstance(path, str):
@@ -200,6 +206,19 @@ def _head_errors(model: dict, dataset_key: str, classes: Sequence[str]) -> Itera
                     f'{key}.class_weight has {len(weights)} numbers, but with the {len(classes)} '
                     f'classes of {dataset_key} there are to be {num_weights}'
                 )
+
+
+def _check_labels(reports: list[DatasetReport]) -> None:
+    """Folders of one number in two splits are of one name."""
+    labelled = [report for report in reports if report.labels and not report.errors]
+    for report in labelled[1:]:
+        first = labelled[0]
+        differing = set(report.labels) ^ set(first.labels)
+        if differing:
+            report.error(
+                f'{report.source} and {first.source} have different classes '
+                f'({first_five(sorted(differing))}): let both have the same folders'
+            )
 
 
 def _check_evaluators(cfg: Config, split: str, reports: list[DatasetReport]) -> None:

@@ -21,6 +21,7 @@ class DatasetReport:
         empty_images: Those of them without a box to learn or find.
         boxes: Boxes per class as they are written, dropped ones and crowd regions included.
         crowd: Crowd regions among the boxes.
+        labels: Images by class or its folder, of a classification set.
         label_maps: Number of label maps that were read.
         pixels: Their pixels by class, and 'ignored' ones.
         errors: What forbids a run; the text of each is one sentence with file, key and remedy.
@@ -35,6 +36,7 @@ class DatasetReport:
     empty_images: int = 0
     boxes: Counter[str] = field(default_factory=Counter)
     crowd: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
     label_maps: int = 0
     pixels: Counter[str] = field(default_factory=Counter)
     errors: list[InputError] = field(default_factory=list)
@@ -64,6 +66,8 @@ class DatasetReport:
         if not self.images:
             return []
         images = f'  {self.images} images'
+        if self.labels:
+            return [images, '  ' + ', '.join(f'{name} {n}' for name, n in self.labels.items())]
         if self.label_maps:
             total = max(1, self.pixels.total())
             shares = (f'{name} {count / total:.1%}' for name, count in self.pixels.most_common())

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from castling_det.errors import InputError
 from castling_det.models.attention import Grid, SelfAttention
 from castling_det.models.base import CastlingBackbone, chosen_arch, chosen_blocks
 from castling_det.models.layers import DropPath
@@ -106,6 +107,9 @@ class CastlingViT(CastlingBackbone):
             -1 is the last. Defaults to none.
         out_indices (tuple[int, ...]): Blocks whose maps are returned, in this order; -1 is the
             last. Defaults to (-1,).
+        out_type (str): 'featmap', or 'cls_token' for the class tokens of ``out_indices``,
+            ``(B, C)``, in the place of their maps, as mmpretrain's ``VisionTransformerClsHead``
+            takes them. Defaults to 'featmap'.
         with_cls_token (bool): Whether there is a class token. Defaults to True, as in DeiT and MAE.
         final_norm (bool): Whether the last block's map is normalised. Defaults to True.
         pos_grid (int | tuple[int, int]): Grid that positions are learnt on, which is the input size
@@ -122,7 +126,8 @@ class CastlingViT(CastlingBackbone):
             optionally under ``prefix`` (mmpretrain's files: 'backbone'); docs/weights.md.
 
     Raises:
-        InputError: For an unknown ``arch``, and for blocks that do not exist or are not built.
+        InputError: For an unknown ``arch`` or ``out_type``, a class token that is asked for and not
+            there, and for blocks that do not exist or are not built.
     """
 
     arch_zoo = {
@@ -139,6 +144,7 @@ class CastlingViT(CastlingBackbone):
         attn: dict = dict(type='CastlingAttention'),
         softmax_blocks: tuple[int, ...] = (),
         out_indices: tuple[int, ...] = (-1,),
+        out_type: str = 'featmap',
         with_cls_token: bool = True,
         final_norm: bool = True,
         pos_grid: int | Grid = 14,
@@ -153,7 +159,11 @@ class CastlingViT(CastlingBackbone):
         self.out_indices, softmax_blocks, num_blocks = chosen_blocks(
             out_indices, softmax_blocks, frozen_stages, depths
         )
-        self.with_cp = with_cp
+        if out_type not in ('featmap', 'cls_token'):
+            raise InputError(f"out_type is 'featmap' or 'cls_token', not {out_type!r}")
+        if out_type == 'cls_token' and not with_cls_token:
+            raise InputError("out_type='cls_token' needs with_cls_token=True")
+        self.out_type, self.with_cp = out_type, with_cp
         self.embed = Embedding(dims, self.patch_size, to_2tuple(pos_grid), with_cls_token)
         self.blocks = nn.ModuleList(
             Block(
@@ -170,7 +180,7 @@ class CastlingViT(CastlingBackbone):
         self.freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Image ``(B, 3, H, W)`` to maps ``(B, C, ceil(H / 16), ceil(W / 16))``."""
+        """Image ``(B, 3, H, W)`` to maps ``(B, C, ceil(H / 16), ceil(W / 16))`` or class tokens."""
         x, hw = self.embed(x)
         tokens = []
         for block in self.blocks:
@@ -180,6 +190,8 @@ class CastlingViT(CastlingBackbone):
                 x = block(x, hw, self.embed.num_extra_tokens)
             tokens.append(x)
         tokens[-1] = self.norm(x)
+        if self.out_type == 'cls_token':
+            return tuple(tokens[index][:, 0] for index in self.out_indices)
         return tuple(self._map(tokens[index], hw) for index in self.out_indices)
 
     def _map(self, x: Tensor, hw: Grid) -> Tensor:

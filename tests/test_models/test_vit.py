@@ -74,6 +74,11 @@ def test_softmax_twin_is_vit(arch, size):
         patches = tokens[:, 1:]
         assert patches.std(1).mean() > 0.05  # from place to place
         torch.testing.assert_close(ours.flatten(2).transpose(1, 2), patches, rtol=0, atol=1e-8)
+    twin.out_type = 'cls_token'
+    with torch.no_grad():
+        class_tokens = twin(x)
+    for ours, tokens in zip(class_tokens, expected, strict=True):
+        torch.testing.assert_close(ours, tokens[:, 0], rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -252,6 +257,8 @@ def test_final_norm():
             dict(arch=TINY, softmax_blocks=(0, -1), out_indices=(1,)),
             'softmax_blocks has .2., but',
         ),
+        (dict(arch=TINY, out_type='raw'), "out_type is 'featmap' or 'cls_token', not 'raw'"),
+        (dict(arch=TINY, out_type='cls_token', with_cls_token=False), 'with_cls_token=True'),
         (dict(arch=TINY, frozen_stages=4), 'frozen_stages is from -1 to 3'),
         (dict(arch=TINY, frozen_stages=-2), 'frozen_stages is from -1 to 3'),
         (dict(arch=TINY, out_indices=(0,), frozen_stages=2), 'frozen_stages is from -1 to 1'),

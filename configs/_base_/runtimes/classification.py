@@ -1,0 +1,35 @@
+"""Runtime of classifiers: mmpretrain's scope and hooks, counted in epochs."""
+
+custom_imports = dict(
+    imports=['castling_det', 'castling_det.datasets.loading'], allow_failed_imports=False
+)
+default_scope = 'mmpretrain'
+
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=50),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=2),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='VisualizationHook'),
+)
+custom_hooks = [
+    dict(type='CastlingHook'),
+    dict(type='ResumeHook'),  # a resumed training repeats the uninterrupted one
+    dict(type='FiniteLossHook'),  # NaN stops it, with the images named
+    dict(type='CheckpointFitHook'),  # the weights of another model stop it
+]
+
+env_cfg = dict(
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'),
+)
+visualizer = dict(
+    type='UniversalVisualizer', name='visualizer', vis_backends=[dict(type='LocalVisBackend')]
+)
+log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
+randomness = dict(seed=0)
+log_level = 'INFO'
+load_from = None
+resume = False

@@ -1,0 +1,63 @@
+"""Configs of classifiers: sizes and twins; each family trains and predicts."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmpretrain.structures import DataSample
+from torch import nn
+
+import castling_det  # noqa: F401  registers types and makes `castling_det::` configs known
+from castling_det.configs import input_shape, softmax_twin, task_of
+
+LEAVES = sorted((Path(__file__).parents[1] / 'configs' / 'castling_cls').glob('*.py'))
+CASTLING = [path for path in LEAVES if path.stem.startswith('castling-')]
+
+
+def build(cfg: Config) -> nn.Module:
+    init_default_scope(cfg.default_scope)
+    torch.manual_seed(0)
+    return MODELS.build(cfg.model)
+
+
+@pytest.mark.parametrize('path', LEAVES, ids=lambda path: path.stem)
+def test_model_fits_its_data(path):
+    cfg = Config.fromfile(path)
+    assert task_of(cfg) == 'classification'
+    assert input_shape(cfg) == tuple(map(int, path.stem.rpartition('-')[2].split('x')))
+    classes = 5 if 'flowers5' in path.stem else 1000
+    assert cfg.model.head.num_classes == cfg.model.data_preprocessor.num_classes == classes
+    with torch.no_grad():
+        assert build(cfg).eval()(torch.rand(2, 3, 64, 96)).shape == (2, classes)
+
+
+@pytest.mark.parametrize('path', CASTLING, ids=lambda path: path.stem)
+def test_softmax_twin_differs_in_attention_alone(path):
+    ours = Config.fromfile(path)
+    twin = Config.fromfile(path.with_name(path.name.removeprefix('castling-')))
+    assert softmax_twin(ours, input_shape(ours)).model.to_dict() == twin.model.to_dict()
+    for cfg in (ours, twin):
+        for key in ('attn', 'bias_grid'):
+            cfg.model.backbone.pop(key, None)
+    assert ours.to_dict() == twin.to_dict()
+
+
+@pytest.mark.parametrize(
+    'path', [p for p in CASTLING if 'nano' in p.stem], ids=lambda path: path.stem
+)
+def test_small_ones_train_and_predict(path):
+    model = build(Config.fromfile(path))
+    images = torch.randint(0, 256, (4, 3, 64, 96), dtype=torch.uint8)
+    samples = [DataSample().set_gt_label(label) for label in (0, 4, 2, 2)]
+    data = model.data_preprocessor(dict(inputs=list(images), data_samples=samples), True)
+    loss, _ = model.parse_losses(model(**data, mode='loss'))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert not [name for name, p in model.named_parameters() if p.grad is None]
+    with torch.no_grad():
+        results = model.eval().test_step(dict(inputs=list(images), data_samples=samples))
+    for result in results:
+        assert result.pred_score.sum() == pytest.approx(1, abs=1e-5)
+        assert result.pred_label.item() == result.pred_score.argmax()

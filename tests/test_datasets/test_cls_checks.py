@@ -1,0 +1,117 @@
+"""Bad class folders and lists are named in one sentence, and good ones are counted."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from PIL import Image
+
+from castling_det.datasets.checks import report_datasets
+
+CLASSES = ('cat', 'dog', 'sheep')
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two images a class in both splits."""
+    for split in ('train', 'val'):
+        for name in CLASSES:
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(2):
+                Image.new('RGB', (40, 24)).save(tmp_path / split / name / f'{number}.jpg')
+    return tmp_path
+
+
+def config(folder: Path, model: dict | None = None, **changes) -> Config:
+    loading = [dict(type='LoadImageFromFile')]
+    dataset = dict(
+        type='CustomDataset',
+        data_root=str(folder),
+        metainfo=dict(classes=CLASSES),
+        pipeline=loading,
+    )
+    loaders = {
+        f'{split}_dataloader': dict(dataset=dict(dataset, data_prefix=split) | changes)
+        for split in ('train', 'val')
+    }
+    return Config(dict(default_scope='mmpretrain', model=model or {}, **loaders))
+
+
+def errors(folder: Path, model: dict | None = None, **changes) -> list[str]:
+    reports = report_datasets(config(folder, model, **changes), ['train', 'val'], decode=True)
+    return [str(error) for report in reports for error in report.errors]
+
+
+def test_good_folders_are_counted(folder):
+    train, val = report_datasets(config(folder), ['train', 'val'])
+    assert train.labels == val.labels == dict.fromkeys(CLASSES, 2)
+    assert not train.errors + val.errors + train.warnings + val.warnings
+    assert str(train).splitlines()[1:] == ['  6 images', '  cat 2, dog 2, sheep 2']
+
+
+def test_good_list_is_counted(folder):
+    lines = ['train/cat/0.jpg 0', 'val/dog/1.jpg 1', 'train/dog/0.jpg 1']
+    (folder / 'list.txt').write_text('\n'.join(lines))
+    train, val = report_datasets(
+        config(folder, ann_file='list.txt', data_prefix=''), ['train', 'val']
+    )
+    assert train is val or train.labels == val.labels
+    assert train.labels == dict(cat=1, dog=2) and train.images == 3
+
+
+def test_a_folder_too_few_or_too_many(folder):
+    shutil.rmtree(folder / 'val' / 'dog')
+    (error,) = errors(folder)
+    assert 'val has 2 folders, but val_dataloader.dataset.metainfo has 3 classes' in error
+    assert 'classes without a folder: dog: let each' in error
+    for name in ('dog', 'wolf'):
+        (folder / 'val' / name).mkdir()
+        Image.new('RGB', (8, 8)).save(folder / 'val' / name / '0.jpg')
+    (error,) = errors(folder)
+    assert 'has 4 folders' in error and 'folders that are no class: wolf: let each' in error
+
+
+def test_folders_that_differ_between_splits(folder):
+    (folder / 'val' / 'dog').rename(folder / 'val' / 'dogs')
+    (error,) = errors(folder)
+    assert 'val and ' in error and 'have different classes (dog, dogs)' in error
+
+
+def test_classes_in_another_order_than_their_folders(folder):
+    first, second = errors(folder, metainfo=dict(classes=('dog', 'cat', 'sheep')))
+    assert "write ('cat', 'dog', 'sheep')" in first and "write ('cat', 'dog', 'sheep')" in second
+
+
+def test_an_empty_class_and_a_file_that_is_no_image(folder):
+    for file in (folder / 'train' / 'sheep').iterdir():
+        file.rename(file.with_suffix('.txt'))
+    (folder / 'val' / 'cat' / '1.jpg').write_text('no image')
+    empty, unreadable = errors(folder)
+    assert 'sheep in ' in empty and 'holds no image (' in empty
+    assert '1 of 6 images in ' in unreadable and 'cannot be read' in unreadable
+    assert 'cat/1.jpg' in unreadable
+
+
+def test_a_list_of_missing_files_and_of_wrong_numbers(folder):
+    (folder / 'list.txt').write_text('cat/0.jpg 0\ncat/7.jpg 0\n')
+    for split, error in zip(('train', 'val'), errors(folder, ann_file='list.txt'), strict=True):
+        assert '1 of 2 images of ' in error and f'are missing in {folder}/{split} (cat/7' in error
+    (folder / 'list.txt').write_text('cat/0.jpg 0\ncat/1.jpg 3\n')
+    assert "list.txt, line 2 is 'cat/1.jpg 3': write" in errors(folder, ann_file='list.txt')[0]
+    assert 'list ' in errors(folder, ann_file='other.txt')[0]
+
+
+def test_missing_folder(folder):
+    shutil.rmtree(folder / 'val')
+    (error,) = errors(folder)
+    assert 'val does not exist: set val_dataloader.dataset.data_root' in error
+
+
+def test_head_and_mixed_labels_have_the_classes(folder):
+    model = dict(data_preprocessor=dict(num_classes=1000), head=dict(num_classes=1000))
+    first = errors(folder, model)[:2]
+    assert [error.partition(',')[0] for error in first] == [
+        'model.data_preprocessor.num_classes is 1000',
+        'model.head.num_classes is 1000',
+    ]
