@@ -619,7 +619,7 @@ def test_slips_of_a_config(folder, changes, words):
 )
 def test_what_is_not_checked_is_said(elsewhere):
     (report,) = check_datasets(config(elsewhere))
-    kinds = 'CocoDataset or BaseSegDataset or ADE20KDataset'
+    kinds = 'CocoDataset or CustomDataset or ImageNet or BaseSegDataset or ADE20KDataset'
     assert report.warnings == [
         f'a {elsewhere["type"]} is not checked: only a {kinds} on a local disk is'
     ]
