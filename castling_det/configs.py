@@ -66,6 +66,16 @@ def task_of(cfg: Config) -> str:
     return 'classification' if 'head' in cfg.model else 'detection'
 
 
+def refuse_classifier(cfg: Config, what: str) -> None:
+    """Say what is not made for classifiers.
+
+    Raises:
+        InputError: For a classifier.
+    """
+    if task_of(cfg) == 'classification':
+        raise InputError(f'{cfg.filename}: {what} of classifiers are not made yet')
+
+
 def input_shape(cfg: Config) -> tuple[int, int]:
     """Height and width of what the model sees in the test that its config describes.
 

@@ -9,7 +9,13 @@ from mmengine.fileio import load
 from mmengine.registry import RUNNERS
 
 from castling_det.checkpoint import require_file, require_writable
-from castling_det.configs import errors_with_place, evaluators_of, task_of, type_name
+from castling_det.configs import (
+    errors_with_place,
+    evaluators_of,
+    refuse_classifier,
+    task_of,
+    type_name,
+)
 from castling_det.datasets.checks import check_datasets
 from castling_det.engine.cli import (
     add_config_arguments,
@@ -62,6 +68,8 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     if args.out and args.out.endswith(('.pkl', '.pickle')) == is_segmentor:
         is_to = 'be a folder, for label maps' if is_segmentor else 'end in .pkl'
         raise SystemExit(f'error: --out {args.out} is to {is_to}')
+    if args.show_dir:
+        refuse_classifier(cfg, 'pictures')
     require_writable(cfg.work_dir)
     require_file(args.checkpoint)
     cfg.load_from = args.checkpoint

@@ -157,8 +157,10 @@ def _path_errors(dataset: dict, key: str) -> Iterator[InputError]:
 def _class_errors(built: BaseDataset, dataset: dict, key: str) -> Iterator[InputError]:
     """Classes are names, each once; a palette may be that of a base config's data set."""
     classes = built.metainfo.get('classes') or ()
-    palette = dataset.get('metainfo', {}).get('palette')
-    twice = [name for name, count in Counter(classes).items() if count > 1]
+    metainfo = dataset.get('metainfo', {})
+    palette = metainfo.get('palette')
+    counts = Counter(classes if 'classes' in metainfo else ())  # ImageNet has two cranes
+    twice = [name for name, count in counts.items() if count > 1]
     if isinstance(classes, str):
         yield InputError(
             f'{key}.metainfo.classes is {classes!r}, a text and no existing file of names: write '

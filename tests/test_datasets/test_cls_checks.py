@@ -10,6 +10,7 @@ from PIL import Image
 from castling_det.datasets.checks import report_datasets
 
 CLASSES = ('cat', 'dog', 'sheep')
+LEAF = next(Path(__file__).parents[2].glob('configs/castling_cls/castling-cls_deit-t_*.py'))
 
 
 @pytest.fixture
@@ -56,8 +57,7 @@ def test_good_list_is_counted(folder):
     train, val = report_datasets(
         config(folder, ann_file='list.txt', data_prefix=''), ['train', 'val']
     )
-    assert train is val or train.labels == val.labels
-    assert train.labels == dict(cat=1, dog=2) and train.images == 3
+    assert train.labels == val.labels == dict(cat=1, dog=2) and train.images == 3
 
 
 def test_a_folder_too_few_or_too_many(folder):
@@ -100,6 +100,22 @@ def test_a_list_of_missing_files_and_of_wrong_numbers(folder):
     (folder / 'list.txt').write_text('cat/0.jpg 0\ncat/1.jpg 3\n')
     assert "list.txt, line 2 is 'cat/1.jpg 3': write" in errors(folder, ann_file='list.txt')[0]
     assert 'list ' in errors(folder, ann_file='other.txt')[0]
+
+
+def test_imagenet_has_two_classes_of_one_name(folder):
+    """Its folders are numbers, and the names are those of the data set's type."""
+    for split in ('train', 'val'):
+        for number in range(1000):
+            (folder / 'imagenet' / split / f'n{number:08d}').mkdir(parents=True)
+            shutil.copy(
+                folder / 'val' / 'cat' / '0.jpg', folder / 'imagenet' / split / f'n{number:08d}'
+            )
+    cfg = Config.fromfile(LEAF)
+    for split in ('train', 'val'):
+        cfg[f'{split}_dataloader'].dataset.data_root = str(folder / 'imagenet')
+    train, val = report_datasets(cfg, ['train', 'val'])
+    assert not train.errors + val.errors
+    assert train.images == val.images == len(train.labels) == 1000
 
 
 def test_missing_folder(folder):
