@@ -7,8 +7,6 @@ import torch
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.structures import PixelData
-from mmseg.structures import SegDataSample
 from torch import nn
 
 import castling_det  # noqa: F401  registers types and makes `castling_det::` configs known
@@ -42,20 +40,6 @@ def small(path: Path) -> Config:
     return cfg
 
 
-def batch(cfg: Config, num_classes: int) -> dict:
-    if task_of(cfg) == 'detection':
-        shapes, masks = [(3, *SIZE)] * 2, 'roi_head' in cfg.model
-        return demo_mm_inputs(2, shapes, num_items=[3, 1], num_classes=num_classes, with_mask=masks)
-    generator, samples = torch.Generator().manual_seed(0), []
-    for _ in range(2):
-        sample = SegDataSample(metainfo=dict(ori_shape=SIZE, img_shape=SIZE))
-        labels = torch.randint(0, num_classes, (1, *SIZE), generator=generator)
-        sample.gt_sem_seg = PixelData(data=labels)
-        samples.append(sample)
-    images = torch.randint(0, 256, (2, 3, *SIZE), generator=generator, dtype=torch.uint8)
-    return dict(inputs=list(images), data_samples=samples)
-
-
 def num_classes_of(model: nn.Module) -> int:
     heads = (getattr(model, name, None) for name in ('decode_head', 'bbox_head', 'roi_head'))
     head = next(head for head in heads if head is not None)
@@ -84,23 +68,31 @@ def test_softmax_twin_differs_in_attention_alone(path):
     ours = Config.fromfile(path)
     twin = Config.fromfile(path.with_name(path.name.removeprefix('castling-')))
     assert softmax_twin(ours).model.to_dict() == twin.model.to_dict()
+    assert ours.model.backbone.pop('attn') == dict(type='CastlingAttention')
     assert twin.model.backbone.pop('attn') == dict(type='SoftmaxAttention')
     assert ours.to_dict() == twin.to_dict()
 
 
 @pytest.mark.parametrize('path', CASTLING, ids=lambda path: path.stem)
-def test_small_ones_train_and_predict(path):
+def test_small_ones_train_and_predict(path, labelled_images):
     cfg = small(path)
     model = build(cfg)
     num_classes = num_classes_of(model)
-    data = model.data_preprocessor(batch(cfg, num_classes), True)
+
+    def batch() -> dict:
+        if task_of(cfg) == 'segmentation':
+            return labelled_images(SIZE, num_classes)
+        shapes, masks = [(3, *SIZE)] * 2, 'roi_head' in cfg.model
+        return demo_mm_inputs(2, shapes, num_items=[3, 1], num_classes=num_classes, with_mask=masks)
+
+    data = model.data_preprocessor(batch(), True)
     loss, _ = model.parse_losses(model(**data, mode='loss'))
     loss.backward()
     assert torch.isfinite(loss)
     without = {name for name, p in model.named_parameters() if p.grad is None}
     assert all(name.startswith('backbone.norms.0.') for name in without), without
     with torch.no_grad():
-        results = model.eval().test_step(batch(cfg, num_classes))
+        results = model.eval().test_step(batch())
     for result in results:
         if task_of(cfg) == 'segmentation':
             assert result.pred_sem_seg.data.shape == (1, *SIZE)

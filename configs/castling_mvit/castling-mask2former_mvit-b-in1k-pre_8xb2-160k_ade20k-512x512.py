@@ -1,7 +1,7 @@
 """Mask2Former with Castling-MViTv2-B on ADE20K at 512 px.
 
-Not a model of the paper, which has Mask2Former with ViT-B. Weights are the authors', timm's or mmpretrain's of ImageNet
-(docs/weights.md). Status: not run.
+Not a model of the paper, which has Mask2Former with ViT-B. Weights are the authors', timm's or mmpretrain's of
+ImageNet (docs/weights.md). Status: not run.
 
     bash tools/dist_train.sh configs/castling_mvit/castling-mask2former_mvit-b-in1k-pre_8xb2-160k_ade20k-512x512.py 8 --amp --auto-scale-lr
 """

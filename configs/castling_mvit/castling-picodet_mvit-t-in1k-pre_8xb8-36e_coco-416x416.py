@@ -1,7 +1,7 @@
 """PicoDet's neck and head with Castling-MViTv2-T on COCO at 416 px.
 
-Not a model of the paper, which has PicoDet with LeViT. Weights are the authors', timm's or mmpretrain's of ImageNet (docs/weights.md), schedule and rate are of the kind that
-ViTDet uses, untuned. Status: not run.
+Not a model of the paper, which has PicoDet with LeViT. Weights are the authors', timm's or mmpretrain's of ImageNet
+(docs/weights.md), schedule and rate are of the kind that ViTDet uses, untuned. Status: not run.
 
     bash tools/dist_train.sh configs/castling_mvit/castling-picodet_mvit-t-in1k-pre_8xb8-36e_coco-416x416.py 8 --amp
 """

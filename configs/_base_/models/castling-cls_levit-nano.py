@@ -1,25 +1,16 @@
-"""Castling-LeViT-nano, the mean of its last map and a linear classifier; 1,000 classes."""
+"""Castling-LeViT-nano, the mean of its last map and a linear classifier; 1,000 classes, labels are not mixed."""
+
+_base_ = './castling-cls_deit-tiny.py'
 
 model = dict(
-    type='ImageClassifier',
-    data_preprocessor=dict(
-        type='ClsDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        to_rgb=True,
-        num_classes=1000,
-    ),
     backbone=dict(
+        _delete_=True,
         type='CastlingLeViT',
         arch='nano',
         attn=dict(type='CastlingAttention'),
         out_indices=(3,),
     ),
     neck=dict(type='GlobalAveragePooling'),
-    head=dict(
-        type='LinearClsHead',
-        num_classes=1000,
-        in_channels=192,
-        loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
-    ),
+    head=dict(type='LinearClsHead', in_channels=192),
+    train_cfg=None,
 )

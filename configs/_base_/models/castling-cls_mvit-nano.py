@@ -1,8 +1,16 @@
-"""Castling-MViTv2-nano, the mean of its last map and a linear classifier; 1,000 classes."""
+"""Castling-MViTv2-nano, the mean of its last map and a linear classifier; 1,000 classes, labels are not mixed."""
 
-_base_ = './castling-cls_levit-nano.py'
+_base_ = './castling-cls_deit-tiny.py'
 
 model = dict(
-    backbone=dict(_delete_=True, type='CastlingMViT', arch='nano', out_indices=(3,)),
-    head=dict(in_channels=256),
+    backbone=dict(
+        _delete_=True,
+        type='CastlingMViT',
+        arch='nano',
+        attn=dict(type='CastlingAttention'),
+        out_indices=(3,),
+    ),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', in_channels=256),
+    train_cfg=None,
 )

@@ -3,6 +3,8 @@
 _base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
 
 model = dict(
-    backbone=dict(_delete_=True, type='CastlingMViT', arch='tiny'),
+    backbone=dict(
+        _delete_=True, type='CastlingMViT', arch='tiny', attn=dict(type='CastlingAttention')
+    ),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )

@@ -3,7 +3,9 @@
 _base_ = './castling-mask2former_vit-b-p16.py'
 
 model = dict(
-    backbone=dict(_delete_=True, type='CastlingMViT', arch='base'),
+    backbone=dict(
+        _delete_=True, type='CastlingMViT', arch='base', attn=dict(type='CastlingAttention')
+    ),
     neck=None,
     decode_head=dict(in_channels=[96, 192, 384, 768]),
 )
