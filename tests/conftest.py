@@ -65,6 +65,26 @@ def refusal(call: Callable[..., str]) -> Callable[..., str]:
     return refusal
 
 
+@pytest.fixture(scope='session')
+def labelled_images() -> Callable[..., dict]:
+    """Two images as they leave a pipeline of mmseg, with label maps of every class and of none."""
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    def labelled_images(size: tuple[int, int], num_classes: int) -> dict:
+        generator, samples = torch.Generator().manual_seed(0), []
+        for _ in range(2):
+            sample = SegDataSample(metainfo=dict(ori_shape=size, img_shape=size))
+            labels = torch.randint(0, num_classes, (1, *size), generator=generator)
+            labels[:, :4] = 255
+            sample.gt_sem_seg = PixelData(data=labels)
+            samples.append(sample)
+        images = torch.randint(0, 256, (2, 3, *size), generator=generator, dtype=torch.uint8)
+        return dict(inputs=list(images), data_samples=samples)
+
+    return labelled_images
+
+
 @pytest.fixture(autouse=True, scope='session')
 def quick_runners() -> Iterator[None]:
     """mmengine asks compilers and git for versions when it builds a Runner, saves a checkpoint."""

@@ -15,7 +15,6 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, METRICS, MODELS, init_default_scope
 from mmengine.structures import PixelData
 from mmseg.datasets import ADE20KDataset
-from mmseg.structures import SegDataSample
 from model_zoo import COUNTS, stale_files
 from PIL import Image
 from torch import nn
@@ -87,20 +86,6 @@ def train_step(model: nn.Module, data: dict) -> list[str]:
     loss.backward()
     assert torch.isfinite(loss)
     return [name for name, p in model.named_parameters() if p.grad is None]
-
-
-def batch(size: tuple[int, int], num_classes: int) -> dict:
-    """Two images as they leave a pipeline, with label maps of every class and of pixels without."""
-    generator = torch.Generator().manual_seed(0)
-    samples = []
-    for _ in range(2):
-        sample = SegDataSample(metainfo=dict(ori_shape=size, img_shape=size))
-        labels = torch.randint(0, num_classes, (1, *size), generator=generator)
-        labels[:, :4] = 255
-        sample.gt_sem_seg = PixelData(data=labels)
-        samples.append(sample)
-    images = torch.randint(0, 256, (2, 3, *size), generator=generator, dtype=torch.uint8)
-    return dict(inputs=list(images), data_samples=samples)
 
 
 @pytest.mark.parametrize('path', DETECTORS, ids=stem)
@@ -175,20 +160,20 @@ def test_nano_detector_trains_and_predicts(path, size):
 
 @pytest.mark.parametrize('path', nano(SEGMENTORS), ids=stem)
 @pytest.mark.parametrize('size', [(64, 64), (64, 96)], ids=str)
-def test_nano_segmentor_trains_and_predicts(path, size):
+def test_nano_segmentor_trains_and_predicts(path, size, labelled_images):
     """Loss and gradients reach every parameter; predictions are class numbers of every pixel."""
     cfg = Config.fromfile(path)
     cfg.model.data_preprocessor.size = size
     num_classes = cfg.model.decode_head.num_classes
     model = build(cfg)
-    missing = train_step(model, batch(size, num_classes))
+    missing = train_step(model, labelled_images(size, num_classes))
     assert bool(missing) == ('no-mixing' in path.stem), missing
     first = next(model.backbone.parameters()).grad
     assert torch.isfinite(first).all() and first.abs().sum() > 0
 
     model.eval()
     with torch.no_grad():
-        results = model.test_step(batch(size, num_classes))
+        results = model.test_step(labelled_images(size, num_classes))
     for result in results:
         prediction = result.pred_sem_seg.data
         assert prediction.shape == (1, *size)
@@ -196,7 +181,7 @@ def test_nano_segmentor_trains_and_predicts(path, size):
 
 
 @pytest.mark.parametrize('name', ['castling-upernet_vit-b-p16', 'castling-mask2former_vit-b-p16'])
-def test_large_models_train_and_test_when_made_narrow(name):
+def test_large_models_train_and_test_when_made_narrow(name, labelled_images):
     """The graphs without a nano leaf, Feature2Pyramid and UPerNet, at two heads of 32 channels."""
     cfg = Config.fromfile(CONFIGS / '_base_' / 'models' / f'{name}.py')
     cfg.model.backbone.arch = dict(embed_dims=64, num_heads=2, depths=12)
@@ -208,9 +193,9 @@ def test_large_models_train_and_test_when_made_narrow(name):
     if 'auxiliary_head' in cfg.model:
         cfg.model.auxiliary_head.in_channels = 64
     model = build(cfg)
-    assert not train_step(model, batch((64, 96), 150))
+    assert not train_step(model, labelled_images((64, 96), 150))
     with torch.no_grad():
-        (result, *_) = model.eval().test_step(batch((40, 70), 150))
+        (result, *_) = model.eval().test_step(labelled_images((40, 70), 150))
     assert result.pred_sem_seg.data.shape == (1, 40, 70)
     assert result.seg_logits.data.shape == (150, 40, 70)
 

@@ -8,8 +8,6 @@ from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.structures import PixelData
-from mmseg.structures import SegDataSample
 from torch import nn
 
 import castling_det  # noqa: F401  registers types and makes `castling_det::` configs known
@@ -50,19 +48,6 @@ def narrow(path: Path) -> nn.Module:
     return model
 
 
-def batch(model: nn.Module, num_classes: int) -> dict:
-    if not hasattr(model, 'decode_head'):
-        return demo_mm_inputs(2, [(3, 56, 84)] * 2, num_items=[3, 1], num_classes=num_classes)
-    generator, samples = torch.Generator().manual_seed(0), []
-    for _ in range(2):
-        sample = SegDataSample(metainfo=dict(ori_shape=(56, 84), img_shape=(56, 84)))
-        labels = torch.randint(0, num_classes, (1, 56, 84), generator=generator)
-        sample.gt_sem_seg = PixelData(data=labels)
-        samples.append(sample)
-    images = torch.randint(0, 256, (2, 3, 56, 84), generator=generator, dtype=torch.uint8)
-    return dict(inputs=list(images), data_samples=samples)
-
-
 @pytest.mark.parametrize('path', LEAVES, ids=lambda path: path.stem)
 def test_model_fits_its_data(path):
     """Sides are whole patches of even number; maps have the strides that the head takes."""
@@ -101,16 +86,22 @@ def test_softmax_twin_differs_in_attention_alone(path):
 
 
 @pytest.mark.parametrize('path', SMALL, ids=lambda path: path.stem)
-def test_narrow_ones_train_and_predict(path):
+def test_narrow_ones_train_and_predict(path, labelled_images):
     model = narrow(path)
     num_classes = getattr(model, 'decode_head', getattr(model, 'bbox_head', None)).num_classes
-    data = model.data_preprocessor(batch(model, num_classes), True)
+
+    def batch() -> dict:
+        if hasattr(model, 'decode_head'):
+            return labelled_images((56, 84), num_classes)
+        return demo_mm_inputs(2, [(3, 56, 84)] * 2, num_items=[3, 1], num_classes=num_classes)
+
+    data = model.data_preprocessor(batch(), True)
     loss, _ = model.parse_losses(model(**data, mode='loss'))
     loss.backward()
     assert torch.isfinite(loss)
     assert not [name for name, p in model.named_parameters() if p.grad is None]
     with torch.no_grad():
-        results = model.eval().test_step(batch(model, num_classes))
+        results = model.eval().test_step(batch())
     for result in results:
         if hasattr(model, 'decode_head'):
             assert result.pred_sem_seg.data.shape == (1, 56, 84)

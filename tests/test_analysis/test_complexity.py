@@ -402,7 +402,8 @@ FOREIGN = {
     'faster_rcnn': (
         'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
         'neck=dict(in_channels=[64, 128, 256, 512]), '
-        'test_cfg=dict(rpn=dict(max_per_img=7)), roi_head=dict(bbox_head=dict(fc_out_channels=8))',
+        'test_cfg=dict(rpn=dict(max_per_img=700)), '
+        'roi_head=dict(bbox_head=dict(fc_out_channels=8))',
         {'backbone', 'neck', 'rpn_head', 'roi_head'},
     ),
     'detr': (
@@ -433,8 +434,8 @@ def test_two_stages_and_queries_are_counted(tmp_path, name):
     assert set(counted.parts) - {OWN} == FOREIGN[name][2]
     assert_parts_add_up(counted)
     assert all(part.macs for key, part in counted.parts.items() if key != 'query_embedding')
-    if name == 'faster_rcnn':  # of each of the 7 proposals: two hidden layers, classes and boxes
-        assert counted.parts['roi_head'].macs == 7 * (256 * 49 * 8 + 8 * 8 + 8 * 81 + 8 * 320)
+    if name == 'faster_rcnn':  # of each of the 700 proposals: two hidden layers, classes and boxes
+        assert counted.parts['roi_head'].macs == 700 * (256 * 49 * 8 + 8 * 8 + 8 * 81 + 8 * 320)
 
 
 def test_what_cannot_be_counted_is_one_sentence(tmp_path):
