@@ -1,7 +1,7 @@
 """A model as a graph of ONNX operators.
 
-The sides of focal attention's windows are formulas of the image's size, which torch takes half a
-minute a block to follow. So a block is recorded as one call of a function, the function by itself
+The sides of focal attention's windows are formulas of the image's size, which torch takes many
+seconds a block to follow. So a block is recorded as one call of a function, the function by itself
 and once, and what is returned has the function's operators in the place of each call.
 """
 
