@@ -76,16 +76,16 @@ def test_a_model_of_timm_in_training_gives_the_castled_function(tmp_path):
 
 
 def test_options_and_names_of_transformers(tmp_path):
-    """Of the default, whose cells are of the grid of each input."""
+    """Of the published form; test_recording.py has the default, whose cells are of each grid."""
     model, out = transformers_vit(), tmp_path / 'vit.onnx'
-    castlify(model)
+    castlify(model, dict(type='CastlingAttention'))
     options = dict(interpolate_pos_encoding=True)
     export_vit(model, image(24, 40), out, options)
     shape = onnx.load(out).graph.output[0].type.tensor_type.shape.dim
     assert 'height' in shape[1].dim_param and 'width' in shape[1].dim_param
     for x in (image(32, 32, 2), image(56, 24)):
         with torch.no_grad():
-            expected = model(x, **options).last_hidden_state
+            expected = castle(model)(x, **options).last_hidden_state
         got = outputs(out, x)['last_hidden_state']
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
