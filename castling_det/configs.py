@@ -66,16 +66,6 @@ def task_of(cfg: Config) -> str:
     return 'classification' if 'head' in cfg.model else 'detection'
 
 
-def refuse_classifier(cfg: Config, what: str) -> None:
-    """Say what is not made for classifiers; a config of data alone passes.
-
-    Raises:
-        InputError: For a classifier.
-    """
-    if 'model' in cfg and task_of(cfg) == 'classification':
-        raise InputError(f'{cfg.filename}: {what} of classifiers are not made yet')
-
-
 def input_shape(cfg: Config) -> tuple[int, int]:
     """Height and width of what the model sees in the test that its config describes.
 

@@ -7,7 +7,6 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.structures import DataSample
-from PIL import Image
 from torch import nn
 
 import castling_det  # noqa: F401  registers types and makes `castling_det::` configs known
@@ -46,26 +45,6 @@ def test_softmax_twin_differs_in_attention_alone(path):
     assert ours.model.backbone.pop('attn') == dict(type='CastlingAttention')
     assert twin.model.backbone.pop('attn') == dict(type='SoftmaxAttention')
     assert ours.to_dict() == twin.to_dict()
-
-
-@pytest.mark.parametrize(
-    ('tool', 'words'),
-    [
-        ('test', ['{config}', '{file}', '--show-dir', '{folder}']),
-        ('browse_dataset', ['{config}', '--out-dir', '{folder}']),
-        ('export_onnx', ['{config}', '{file}', '--out', '{folder}/a.onnx']),
-        (
-            'image_demo',
-            ['{file}', '--config', '{config}', '--checkpoint', '{file}', '--out-dir', '{folder}'],
-        ),
-    ],
-)
-def test_what_is_not_made_of_classifiers_is_said(tmp_path, refusal, tool, words):
-    file = tmp_path / 'a.jpg'
-    Image.new('RGB', (8, 8)).save(file)
-    places = dict(config=CASTLING[-1], file=file, folder=tmp_path / 'out')
-    said = refusal(tool, *(word.format(**places) for word in words))
-    assert said.endswith('of classifiers are not made yet') and CASTLING[-1].name in said
 
 
 @pytest.mark.parametrize(

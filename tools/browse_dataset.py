@@ -1,4 +1,4 @@
-"""Draw samples of a data set with boxes or label maps, as they leave the config's pipeline.
+"""Draw samples of a data set with their truth, as they leave the config's pipeline.
 
 python tools/browse_dataset.py CONFIG --out-dir samples --split train --num 20
 """

@@ -1,4 +1,4 @@
-"""Write a trained detector or segmentor as an ONNX file, castled and with its batch norms folded.
+"""Write a trained model as an ONNX file, castled and with its batch norms folded.
 
 python tools/export_onnx.py CONFIG CHECKPOINT --out model.onnx
 
@@ -25,7 +25,7 @@ def parse_args() -> argparse.Namespace:
         '--decode',
         choices=sorted({decode for decodes in DECODES.values() for decode in decodes}),
         help="the head's maps, raw; of a detector the boxes and scores of all cells (default), or "
-        'what NMS leaves of them; of a segmentor the labels (default)',
+        'what NMS leaves of them; of a segmentor the labels, of a classifier the scores (default)',
     )
     parser.add_argument('--half', action='store_true', help='float16 weights and activations')
     parser.add_argument(
@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs=2,
         metavar=('H', 'W'),
-        help='size that images are resized to before the graph; default: the test pipeline',
+        help='size of the image that the graph gets; default: that of the test pipeline',
     )
     parser.add_argument(
         '--format', choices=['onnx', 'torch'], default='onnx', help='torch: of torch.export, .pt2'

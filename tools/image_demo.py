@@ -1,4 +1,4 @@
-"""Draw what a detector or segmentor sees in an image, in all images of a folder, or in a video.
+"""Draw what a model sees in an image, in all images of a folder, or in a video.
 
 python tools/image_demo.py photos --config CONFIG --checkpoint CHECKPOINT --out-dir drawn
 
@@ -6,9 +6,9 @@ An .onnx file, as tools/export_onnx.py writes it, serves in place of both:
 
 python tools/image_demo.py photos --checkpoint model.onnx --out-dir drawn
 
-Pictures keep their path below the folder, a video its name; beside them a detector's predictions
-stand in predictions.json (while it works one a line in predictions.unfinished.jsonl), a segmentor's
-label maps in label_maps/.
+Pictures keep their path below the folder, a video its name; beside them the predictions of a
+detector or classifier stand in predictions.json (while it works one a line in
+predictions.unfinished.jsonl), a segmentor's label maps in label_maps/.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--config', help='config file; an .onnx file needs none')
     parser.add_argument('--checkpoint', required=True, help='checkpoint file, or .onnx file')
     parser.add_argument('--out-dir', type=Path, required=True, help='folder for what is drawn')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='least score, 0 to 1')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='of boxes, least; 0 to 1')
     parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:1, ...')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='override: key=value ...'

@@ -12,7 +12,6 @@ from castling_det.checkpoint import require_file, require_writable
 from castling_det.configs import (
     errors_with_place,
     evaluators_of,
-    refuse_classifier,
     task_of,
     type_name,
 )
@@ -40,7 +39,7 @@ def parse_args() -> argparse.Namespace:
         '--out',
         help='for the predictions: a file (.pkl) of boxes, or a folder of label maps (.png)',
     )
-    parser.add_argument('--show-dir', help='folder for pictures: ground truth | prediction')
+    parser.add_argument('--show-dir', help='folder for pictures of truth and prediction')
     parser.add_argument(
         '--tta', action='store_true', help="test-time augmentation: flips, or the config's own"
     )
@@ -68,8 +67,6 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     if args.out and args.out.endswith(('.pkl', '.pickle')) == is_segmentor:
         is_to = 'be a folder, for label maps' if is_segmentor else 'end in .pkl'
         raise SystemExit(f'error: --out {args.out} is to {is_to}')
-    if args.show_dir:
-        refuse_classifier(cfg, 'pictures')
     require_writable(cfg.work_dir)
     require_file(args.checkpoint)
     cfg.load_from = args.checkpoint
@@ -95,7 +92,7 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     runner.test()
     print(f'Checkpoint: {args.checkpoint}\nLog: {runner.log_dir}')
     if args.show_dir:
-        print(f'Pictures (ground truth | prediction): {args.show_dir}')
+        print(f'Pictures of truth and prediction: {args.show_dir}')
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""What a data set's pipeline makes of its images, boxes and label maps.
+"""What a data set's pipeline makes of its images, boxes, label maps and classes.
 
-Needs mmdet, and mmseg for label maps.
+Needs mmdet, and the library of the data set.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from numpy import ndarray
 
-from castling_det.configs import refuse_classifier, type_name
+from castling_det.configs import type_name
 from castling_det.datasets.loading import LoadReadableImage
 from castling_det.errors import InputError
 from castling_det.visualization.drawing import draw, visualizer_for
@@ -23,12 +23,12 @@ READABLE_ARGUMENTS = {'type', 'color_type', 'on_error'}
 
 
 def drawn_samples(cfg: Config, split: str, num: int) -> Iterator[tuple[str, ndarray]]:
-    """Draw boxes or label maps on samples as they leave the pipeline, evenly over the data set.
+    """Draw samples as they leave the pipeline, evenly over the data set.
 
-    Augmentations differ from call to call. What comes after the pipeline is not seen: normalisation
-    and ``batch_augments``, which are the data preprocessor's. A test pipeline keeps its annotations
-    in pixels of the image file; to fit on what the model sees they are loaded before the image is
-    resized here.
+    On them are their boxes, label map or class. Augmentations differ from call to call. What comes
+    after the pipeline is not seen: normalisation and ``batch_augments``, which are the data
+    preprocessor's. A test pipeline keeps its annotations in pixels of the image file; to fit on
+    what the model sees they are loaded before the image is resized here.
 
     Args:
         cfg (Config): With a ``{split}_dataloader``.
@@ -40,13 +40,11 @@ def drawn_samples(cfg: Config, split: str, num: int) -> Iterator[tuple[str, ndar
         ``(H, W, 3)``, uint8, BGR, small ones enlarged, label maps with a legend.
 
     Raises:
-        InputError: If the config has no such data loader, if an image cannot be read, or for a
-            classifier.
+        InputError: If the config has no such data loader, or if an image cannot be read.
     """
     dataloader = cfg.get(f'{split}_dataloader')
     if dataloader is None:
         raise InputError(f'the config has no {split}_dataloader: choose another --split')
-    refuse_classifier(cfg, 'pictures')
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     dataset_cfg = deepcopy(dataloader.dataset)
     if split != 'train' and 'pipeline' in dataset_cfg:

@@ -12,19 +12,21 @@ def add_test_time_augmentation(cfg: Config) -> None:
     """Let the test predict every image as it is and mirrored, and merge what it finds.
 
     A config's own ``tta_model`` and ``tta_pipeline`` come first. Without them a detector is in
-    mmdet's ``DetTTAModel``, which merges boxes by the detector's NMS, and a segmentor in mmseg's
-    ``SegTTAModel``, which averages the probabilities of each pixel; the last transform of the test
-    pipeline is preceded by the flips.
+    mmdet's ``DetTTAModel``, which merges boxes by the detector's NMS, a segmentor in mmseg's
+    ``SegTTAModel``, which averages the probabilities of each pixel, and a classifier in
+    mmpretrain's ``AverageClsScoreTTA``, which averages those of the image; the last transform of
+    the test pipeline is preceded by the flips.
 
     Args:
-        cfg (Config): Config of a detector or segmentor, changed in place.
+        cfg (Config): Of any task, changed in place.
 
     Raises:
         InputError: If the config has no ``tta_model`` and the detector no NMS to take.
     """
-    tta_model = cfg.get('tta_model')
-    if tta_model is None and task_of(cfg) == 'segmentation':
-        tta_model = dict(type='SegTTAModel')
+    tta_model, task = cfg.get('tta_model'), task_of(cfg)
+    if tta_model is None and task != 'detection':
+        averaged = dict(segmentation='SegTTAModel', classification='AverageClsScoreTTA')
+        tta_model = dict(type=averaged[task])
     elif tta_model is None:
         test_cfg = cfg.model.get('test_cfg') or {}
         if 'nms' not in test_cfg:

@@ -122,7 +122,39 @@ class LabelAgreement:
         )
 
 
-Agreement = BoxAgreement | LabelAgreement
+@dataclass(frozen=True)
+class ScoreAgreement:
+    """How far a classifier's file is from torch in float32, at its worst.
+
+    Attributes:
+        scores (float): Largest difference of scores, of raw outputs too.
+    """
+
+    scores: float
+
+    allowed: ClassVar[dict[str, ScoreAgreement]]
+
+    def __str__(self) -> str:
+        return f'scores within {self.scores:.1e}'
+
+    @classmethod
+    def measure(cls, run: Run, trained: Graph, image: Tensor) -> ScoreAgreement:
+        """Compare scores on images."""
+        (got,), (expected,) = run(image), trained(image)
+        if not trained.decodes:
+            got, expected = got.softmax(dim=1), expected.softmax(dim=1)
+        return cls((got - expected).abs().max().item())
+
+    def worst(self, other: ScoreAgreement) -> ScoreAgreement:
+        """The worse of both."""
+        return ScoreAgreement(max(self.scores, other.scores))
+
+
+Agreement = BoxAgreement | LabelAgreement | ScoreAgreement
+
+KINDS = dict(
+    detection=BoxAgreement, segmentation=LabelAgreement, classification=ScoreAgreement
+)  # by task
 
 # What is demanded of a file. In fp16 a distance over 7 strides of 64 px is rounded by about 1/4 px.
 BoxAgreement.allowed = dict(
@@ -133,6 +165,7 @@ LabelAgreement.allowed = dict(
     fp32=LabelAgreement(logits=1e-3, labels=0.0),
     fp16=LabelAgreement(logits=torch.inf, labels=0.98),
 )
+ScoreAgreement.allowed = dict(fp32=ScoreAgreement(1e-4), fp16=ScoreAgreement(0.02))
 
 
 @torch.no_grad()
@@ -151,7 +184,7 @@ def check(
     Raises:
         InputError: If they differ by more than is allowed.
     """
-    kind = LabelAgreement if hasattr(trained, 'logits') else BoxAgreement
+    kind = KINDS[trained.task]
     allowed = kind.allowed[precision]
     if kind is LabelAgreement:
         allowed = replace(allowed, decodes=trained.decodes)

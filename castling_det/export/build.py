@@ -1,4 +1,4 @@
-"""Which graph a model becomes, and what is shipped of it. Needs mmdet, and mmseg for segmentors."""
+"""Which graph a model becomes, and what is shipped of it. Needs the model's own library."""
 
 from copy import deepcopy
 
@@ -17,7 +17,7 @@ def graphs(model: nn.Module, decodes: bool, half: bool) -> tuple[Graph, Graph]:
     What is shipped is castled, with its batch norms folded.
 
     Args:
-        model (nn.Module): Detector or segmentor in eval mode.
+        model (nn.Module): Detector, segmentor or classifier in eval mode.
         decodes (bool): See :class:`Graph`.
         half (bool): Weights and activations of what is shipped in float16; linear-angular attention
             computes its norms and sums in float32 by itself.
@@ -27,6 +27,8 @@ def graphs(model: nn.Module, decodes: bool, half: bool) -> tuple[Graph, Graph]:
     """
     if hasattr(model, 'decode_head'):
         from castling_det.export.segmentor_graph import SegmentorGraph as Kind
+    elif hasattr(model, 'head'):
+        from castling_det.export.classifier_graph import ClassifierGraph as Kind
     else:
         from castling_det.export.detector_graph import DetectorGraph as Kind
     trained = Kind(deepcopy(model), decodes).eval().requires_grad_(False)

@@ -20,6 +20,8 @@ class DetectorGraph(Graph):
         InputError: If the head is another one, or images are not normalised as RGB.
     """
 
+    task = 'detection'
+
     def __init__(self, detector: SingleStageDetector, decodes: bool) -> None:
         head, preprocessor = getattr(detector, 'bbox_head', None), detector.data_preprocessor
         if not isinstance(head, PicoHead):

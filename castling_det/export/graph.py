@@ -1,4 +1,6 @@
-"""What detectors and segmentors in files have in common: RGB pixels in, a network that ships."""
+"""What models in files have in common: RGB pixels in, a network that ships."""
+
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +16,9 @@ OPEN = (0, 2, 3)  # dimensions of an image
 class Graph(nn.Module):
     """A model between RGB pixels and its outputs, all in float32 but for the network itself.
 
-    A subclass has ``outputs``, the names of what ``forward`` returns, each with the names of its
-    dimensions; an empty one is fixed.
+    A subclass has a ``task``, as :func:`castling_det.configs.task_of` names it, and ``outputs``,
+    the names of what ``forward`` returns, each with the names of its dimensions; an empty one is
+    fixed.
 
     Args:
         model (nn.Module): In eval mode; it is not copied.
@@ -27,6 +30,7 @@ class Graph(nn.Module):
         InputError: If images are not normalised as RGB.
     """
 
+    task: ClassVar[str]
     outputs: dict[str, tuple[str, ...]]
 
     def __init__(
@@ -34,9 +38,12 @@ class Graph(nn.Module):
     ) -> None:
         super().__init__()
         preprocessor = model.data_preprocessor
-        if not (preprocessor._channel_conversion and preprocessor._enable_normalize):
+        of_mmpretrain = hasattr(preprocessor, 'to_rgb')
+        is_rgb = preprocessor.to_rgb if of_mmpretrain else preprocessor._channel_conversion
+        if not (is_rgb and preprocessor._enable_normalize):
             raise InputError(
-                'files take RGB pixels: model.data_preprocessor needs mean, std and bgr_to_rgb=True'
+                'files take RGB pixels: model.data_preprocessor needs mean, std and '
+                f'{"to_rgb" if of_mmpretrain else "bgr_to_rgb"}=True'
             )
         self.model, self.decodes = model, decodes
         self.pad_size_divisor, self.pad_value = pad_size_divisor, pad_value

@@ -15,8 +15,13 @@ from castling_det.inference.predictor import TrainedModel
 from castling_det.provenance import source_commit
 
 # How far files go, by task; the first is what one gets without asking.
-DECODES = dict(detection=('boxes', 'nms', 'raw'), segmentation=('labels', 'raw'))
+DECODES = dict(
+    detection=('boxes', 'nms', 'raw'),
+    segmentation=('labels', 'raw'),
+    classification=('scores', 'raw'),
+)
 INTERPOLATIONS = ('bilinear', 'bicubic')
+BACKENDS = ('cv2', 'pillow')  # mmcv's names of the libraries that resize
 
 
 def describe(
@@ -28,8 +33,8 @@ def describe(
         trained (TrainedModel): With its whole config.
         decode (str, optional): Of ``DECODES``, how far the file goes; the first if None.
         half (bool): Whether its network is in float16.
-        shape (tuple[int, int], optional): Height and width that images are resized to. Defaults to
-            the test pipeline's.
+        shape (tuple[int, int], optional): Height and width that images are resized to, or that are
+            cut out of them, which then are larger in proportion. Defaults to the test pipeline's.
 
     Raises:
         InputError: If the runtime could not do what the config's test does.
@@ -41,17 +46,13 @@ def describe(
     cfg, preprocessor = trained.model.cfg, trained.model.data_preprocessor
     classes = list(trained.dataset_meta['classes'])
     palette = get_palette(trained.dataset_meta.get('palette'), len(classes))
-    resize = _resize(cfg)
-    most_sides = None if shape else _most_sides(resize)
     described = dict(
         task=task,
         classes=classes,
         palette=[[int(channel) for channel in colour] for colour in palette],
         decode=decode,
         precision='fp16' if half else 'fp32',
-        input_size=list(shape or most_sides or input_shape(cfg)),
-        most_sides=most_sides,
-        interpolation=resize.get('interpolation', 'bilinear'),
+        **_resizing(cfg, shape),
         input_layout='RGB, 0 to 255, float32; normalised and padded in the graph',
         mean=preprocessor.mean.flatten().tolist(),
         std=preprocessor.std.flatten().tolist(),
@@ -60,11 +61,11 @@ def describe(
         version=castling_det.__version__,
         commit=source_commit(),
     )
-    if task == 'segmentation':
-        if trained.model.decode_head.align_corners:
-            raise InputError('run_onnx.py interpolates logits as with align_corners=False')
-        return described
-    return described | _suppression(trained.model.test_cfg)
+    if task == 'detection':
+        return described | _suppression(trained.model.test_cfg)
+    if task == 'segmentation' and trained.model.decode_head.align_corners:
+        raise InputError('run_onnx.py interpolates logits as with align_corners=False')
+    return described
 
 
 def _pad_size_divisor(preprocessor: nn.Module) -> int:
@@ -86,33 +87,44 @@ def _suppression(test_cfg: ConfigDict) -> dict[str, float]:
     )
 
 
-def _resize(cfg: Config) -> dict:
-    """The one step by which the config's test changes an image."""
-    steps = get_test_pipeline_cfg(cfg)
-    names = [type_name(step) for step in steps]
-    changing = [
+def _resizing(cfg: Config, shape: tuple[int, int] | None) -> dict[str, Any]:
+    """How the config's test brings an image to the size that the model sees.
+
+    Returns:
+        dict: ``input_size``, height and width; ``most_sides``, where an image keeps its
+        proportions, how long its shorter and its longer side may be; ``short_side``, where the
+        centre is cut out of an image, how long its shorter side is before; ``interpolation``, and
+        ``backend``, the library whose numbers they are.
+    """
+    steps = [
         step
-        for step, name in zip(steps, names, strict=True)
-        if not name.startswith(('Load', 'Pack'))
+        for step in get_test_pipeline_cfg(cfg)
+        if not type_name(step).startswith(('Load', 'Pack'))
     ]
-    if (
-        names.count('Resize') != 1
-        or len(changing) != 1
-        or 'scale' not in changing[0]
-        or changing[0].get('interpolation', 'bilinear') not in INTERPOLATIONS
-        or changing[0].get('backend', 'cv2') != 'cv2'
-    ):
+    names = [type_name(step) for step in steps]
+    resize = steps[0] if steps else {}
+    known = names == ['Resize'] and 'scale' in resize
+    known |= names == ['ResizeEdge', 'CenterCrop'] and resize.get('edge', 'short') == 'short'
+    interpolation, backend = resize.get('interpolation', 'bilinear'), resize.get('backend', 'cv2')
+    if not known or interpolation not in INTERPOLATIONS or backend not in BACKENDS:
         raise InputError(
-            f'{cfg.filename}: run_onnx.py prepares images by one Resize to a scale, as '
-            f'OpenCV does it, {" or ".join(INTERPOLATIONS)}, but test_dataloader.dataset.pipeline '
-            f'has {changing}'
+            f'{cfg.filename}: run_onnx.py prepares images by one Resize to a scale, or by one '
+            f'ResizeEdge of the short side and a CenterCrop, {" or ".join(INTERPOLATIONS)}, by '
+            f'{" or ".join(BACKENDS)}, but test_dataloader.dataset.pipeline has {steps}'
         )
-    return changing[0]
-
-
-def _most_sides(resize: dict) -> list[int] | None:
-    """Where an image keeps its proportions: how long its shorter and its longer side may be."""
-    if not resize.get('keep_ratio'):
-        return None
-    scale = resize['scale']
-    return sorted((scale, scale) if isinstance(scale, int) else scale)
+    most_sides = short_side = None
+    if names[0] == 'ResizeEdge':
+        cut = max(input_shape(cfg))
+        short_side = round(resize['scale'] * max(shape) / cut) if shape else resize['scale']
+        if resize['scale'] < cut:
+            raise InputError(f'{cfg.filename}: CenterCrop is larger than what ResizeEdge gives')
+    elif shape is None and resize.get('keep_ratio'):
+        scale = resize['scale']
+        most_sides = sorted((scale, scale) if isinstance(scale, int) else scale)
+    return dict(
+        input_size=list(shape or most_sides or input_shape(cfg)),
+        most_sides=most_sides,
+        short_side=short_side,
+        interpolation=interpolation,
+        backend=backend,
+    )

@@ -1,4 +1,4 @@
-"""A detector or segmentor as an ONNX file, and beside it the one Python file that runs it."""
+"""A trained model as an ONNX file, and beside it the one Python file that runs it."""
 
 import json
 import shutil
@@ -29,12 +29,13 @@ def export_onnx(
     """Write a model as an ONNX file (opset 18), and beside it ``run_onnx.py``, to run it.
 
     Args:
-        trained_model (TrainedModel): Detector or segmentor; it is left as it is.
+        trained_model (TrainedModel): It is left as it is.
         out (Path): File to write.
         decode (str, optional): Of a detector 'raw' maps of the head, 'boxes' and scores of all
             cells (default), or the best after class-wise 'nms' in the graph: ``(B, max_per_img)``,
             unused places with score 0 and label -1. Of a segmentor 'labels' ``(B, H, W)`` (default)
-            or 'raw' logits ``(B, classes, H, W)``, both as large as the image.
+            or 'raw' logits ``(B, classes, H, W)``, both as large as the image. Of a classifier
+            'scores' ``(B, classes)`` (default) or 'raw' logits.
         half (bool): Weights and activations in float16; the image, normalisation, the norms and
             sums of linear-angular attention, scores and decoding in float32. Defaults to False.
         shape (tuple[int, int], optional): Height and width that ``run_onnx.py`` resizes images

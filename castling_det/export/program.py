@@ -45,7 +45,7 @@ def export_program(
             nothing is written then.
     """
     if task_of(detector.model.cfg) != 'detection':
-        raise InputError('segmentors are exported as ONNX alone: leave out --format torch')
+        raise InputError('only detectors become programs of torch: leave out --format torch')
     if decode == 'nms':
         raise InputError('NMS has no operator in torch: export a program with raw outputs or boxes')
     metadata = describe(detector, decode, half, shape)

@@ -23,6 +23,8 @@ class SegmentorGraph(Graph):
             padded to a fixed size, or not normalised as RGB.
     """
 
+    task = 'segmentation'
+
     def __init__(self, segmentor: EncoderDecoder, decodes: bool) -> None:
         head = segmentor.decode_head
         self.is_mask2former = isinstance(head, Mask2FormerHead)

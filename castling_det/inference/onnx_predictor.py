@@ -9,11 +9,11 @@ from numpy import ndarray
 
 from castling_det.errors import InputError
 from castling_det.inference.predictor import Predictor
-from castling_det.inference.run_onnx import OnnxSegmentor, open_model
+from castling_det.inference.run_onnx import OnnxClassifier, OnnxSegmentor, open_model
 
 
 class OnnxPredictor(Predictor):
-    """A detector or segmentor in an ONNX file, on the CPU.
+    """A model in an ONNX file, on the CPU.
 
     Args:
         model (str | Path): File written by ``tools/export_onnx.py``.
@@ -35,6 +35,10 @@ class OnnxPredictor(Predictor):
             from mmseg.structures import SegDataSample  # detectors need no mmseg
 
             return SegDataSample(pred_sem_seg=PixelData(data=torch.from_numpy(found)[None]))
+        if isinstance(self.model, OnnxClassifier):
+            from mmpretrain.structures import DataSample
+
+            return DataSample(pred_score=torch.from_numpy(found))
         boxes, scores, labels = map(torch.from_numpy, found)
         return DetDataSample(
             pred_instances=InstanceData(bboxes=boxes, scores=scores, labels=labels)

@@ -1,6 +1,6 @@
 """What a model sees on frames, as pictures or a video, and as data.
 
-Needs mmdet, and mmseg for label maps.
+Needs mmdet, and the library of the model.
 """
 
 import json
@@ -101,10 +101,10 @@ def draw_predictions(
 ) -> tuple[int, int | None]:
     """Write what a model sees on frames, as pictures and as data, frame by frame.
 
-    Of a detector the data are ``predictions.json``, a list of one dict a box, see
-    :func:`castling_det.inference.predictor.records`; until all frames are done they stand one a
-    line in ``predictions.unfinished.jsonl``, which stays where the work ends early. Of a segmentor
-    they are a palette PNG for each frame, ``label_maps/NAME.png`` (of a video
+    Of a detector or classifier the data are ``predictions.json``, a list of one dict a box or a
+    class, see :func:`castling_det.inference.predictor.records`; until all frames are done they
+    stand one a line in ``predictions.unfinished.jsonl``, which stays where the work ends early. Of
+    a segmentor they are a palette PNG for each frame, ``label_maps/NAME.png`` (of a video
     ``label_maps/NAME.NUMBER.png``, from 0), whose numbers are classes from 0 in the order of the
     model, whatever ``reduce_zero_label`` says of the training.
 
@@ -116,35 +116,37 @@ def draw_predictions(
         track (Callable): Iterates over the frames, and may show the progress.
 
     Returns:
-        tuple[int, int | None]: Number of frames drawn, and of boxes on them; None for a segmentor.
+        tuple[int, int | None]: Number of frames drawn, and of boxes on them; None but for a
+        detector.
 
     Raises:
         InputError: If no frame can be read, or if nothing can be written to the folder.
     """
-    num_drawn, num_boxes, visualizer = 0, 0, None
+    num_drawn, num_boxes, visualizer = 0, None, None
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / 'predictions.unfinished.jsonl'
     with writer_for(frames, folder) as write, unfinished.open('w', buffering=1) as lines:
         for frame in track(frames):
             sample = predict(frame.image)
             visualizer = visualizer or visualizer_for(sample, predict.dataset_meta)
-            if isinstance(sample, DetDataSample):
-                instances = sample.pred_instances
-                sample.pred_instances = instances[instances.scores >= score_thr]
-                found = records(frame, sample, predict.dataset_meta['classes'])
-                lines.writelines(f'{json.dumps(record)}\n' for record in found)
-                num_boxes += len(found)
-            else:
+            if is_label_map := 'pred_sem_seg' in sample:
                 labels = sample.pred_sem_seg.data[0].numpy()
                 path = _label_map_path(folder, frame.file, frame.number)
                 write_label_map(path, labels, predict.dataset_meta['palette'])
+            else:
+                if isinstance(sample, DetDataSample):
+                    instances = sample.pred_instances
+                    sample.pred_instances = instances[instances.scores >= score_thr]
+                    num_boxes = (num_boxes or 0) + len(sample.pred_instances)
+                found = records(frame, sample, predict.dataset_meta['classes'])
+                lines.writelines(f'{json.dumps(record)}\n' for record in found)
             write(frame, draw(visualizer, frame.image, sample))
             num_drawn += 1
     try:
         if not num_drawn:
             reasons = '; '.join(f'{file}: {why}' for file, why in frames.unreadable.items())
             raise InputError(f'none of the {len(frames)} images can be read ({reasons})')
-        if not isinstance(sample, DetDataSample):
+        if is_label_map:
             return num_drawn, None
         text = unfinished.read_text().strip().replace('\n', ',\n')
         with atomic_write(folder / 'predictions.json') as whole:

@@ -1,4 +1,4 @@
-"""Predictions for images that no data set knows. Needs mmdet, and mmseg for segmentors."""
+"""Predictions for images that no data set knows. Needs mmdet, and the library of the model."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -15,13 +15,15 @@ from numpy import ndarray
 
 from castling_det.castling import castling_attentions
 from castling_det.checkpoint import load_weights
-from castling_det.configs import build_model, refuse_classifier, type_name
+from castling_det.configs import build_model, type_name
 from castling_det.errors import InputError
 from castling_det.inference.frames import Frame
 
+NUM_BEST = 5  # of a classifier's classes that a prediction names
+
 
 class Predictor(Protocol):
-    """What finds boxes in an image, or the class of each pixel, whatever computes it.
+    """What finds boxes in an image, the class of each pixel or its own, whatever computes it.
 
     Attributes:
         dataset_meta (dict): ``classes``, their names in the order of the labels, and ``palette``.
@@ -30,7 +32,7 @@ class Predictor(Protocol):
     dataset_meta: dict[str, Any]
 
     def __call__(self, image: ndarray) -> BaseDataElement:
-        """Detect or segment.
+        """Detect, segment or classify.
 
         Args:
             image (ndarray): ``(H, W, 3)``, uint8, BGR.
@@ -38,12 +40,13 @@ class Predictor(Protocol):
         Returns:
             BaseDataElement: On the CPU. Of a detector a ``DetDataSample`` with ``pred_instances``,
             boxes (x1, y1, x2, y2) in pixels of ``image``; of a segmentor a ``SegDataSample`` with
-            ``pred_sem_seg``, ``(1, H, W)``.
+            ``pred_sem_seg``, ``(1, H, W)``; of a classifier a ``DataSample`` with ``pred_score``,
+            ``(classes,)``.
         """
 
 
 class TrainedModel(Predictor):
-    """A trained detector or segmentor as a function of an image.
+    """A trained detector, segmentor or classifier as a function of an image.
 
     The image goes through the test pipeline, but for the loading of image and annotations. A
     segmentor predicts as a whole or in sliding windows, as ``model.test_cfg`` says.
@@ -58,14 +61,13 @@ class TrainedModel(Predictor):
         device (str): As torch names it. Defaults to 'cpu'.
 
     Raises:
-        InputError: If the checkpoint does not exist or is of another model, if there is no such
-            device, or for a classifier.
+        InputError: If the checkpoint does not exist or is of another model, or if there is no such
+            device.
     """
 
     def __init__(self, cfg: Config, checkpoint: str | Path, device: str = 'cpu') -> None:
         if device.startswith('cuda') and not torch.cuda.is_available():
             raise InputError(f'device {device}: torch finds no GPU here; take --device cpu')
-        refuse_classifier(cfg, 'predictions and files')
         init_default_scope(cfg.get('default_scope', 'mmdet'))
         self.model = build_model(cfg)
         content = load_weights(self.model, checkpoint)
@@ -93,24 +95,28 @@ def _after_loading(pipeline: list[dict]) -> list[dict]:
     return [step for step in pipeline if not type_name(step).startswith('Load')]
 
 
-def records(frame: Frame, sample: DetDataSample, classes: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Predictions as json can hold them, one dict a box.
+def records(
+    frame: Frame, sample: BaseDataElement, classes: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """Predictions as json can hold them, one dict a box, or of a classifier one a class.
 
     Returns:
-        list[dict]: ``file``, below the folder of the input (and ``frame``, from 0, of a video),
-        ``bbox_xyxy`` in pixels, ``score`` and ``label``, the name of the class.
+        list[dict]: ``file``, below the folder of the input (and ``frame``, from 0, of a video), of
+        a box ``bbox_xyxy`` in pixels, ``score`` and ``label``, the name of the class. Of a
+        classifier they are the best five, the best first.
     """
     place = dict(file=frame.file.as_posix())
     if frame.number is not None:
         place['frame'] = frame.number
-    instances = sample.pred_instances
-    boxes, scores, labels = (instances[key].tolist() for key in ('bboxes', 'scores', 'labels'))
+    if isinstance(sample, DetDataSample):
+        found = sample.pred_instances
+        boxes, scores, labels = (found[key].tolist() for key in ('bboxes', 'scores', 'labels'))
+        shapes = [dict(bbox_xyxy=[round(side, 2) for side in box]) for box in boxes]
+    else:
+        best = sample.pred_score.topk(min(NUM_BEST, len(classes)))
+        scores, labels = best.values.tolist(), best.indices.tolist()
+        shapes = [{} for _ in labels]
     return [
-        dict(
-            place,
-            bbox_xyxy=[round(side, 2) for side in box],
-            score=round(score, 4),
-            label=classes[label],
-        )
-        for box, score, label in zip(boxes, scores, labels, strict=True)
+        dict(place, **shape, score=round(score, 4), label=classes[label])
+        for shape, score, label in zip(shapes, scores, labels, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Detect or segment with an exported ONNX file; needs onnxruntime, numpy and Pillow alone.
+"""Detect, segment or classify with an exported ONNX file, by onnxruntime, numpy and Pillow alone.
 
 python run_onnx.py model.onnx image.jpg --out picture.png
 
@@ -10,6 +10,10 @@ python run_onnx.py model.onnx image.jpg --out picture.png
 
     segment = open_model('segmentor.onnx')
     labels = segment(Image.open('image.jpg'))  # (H, W)
+
+    classify = open_model('classifier.onnx')
+    scores = classify(Image.open('image.jpg'))  # (classes,)
+    name = classify.classes[scores.argmax()]
 """
 
 import argparse
@@ -26,6 +30,7 @@ from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 NEEDED = {'task', 'decode', 'classes', 'palette', 'input_size', 'interpolation'}  # of the metadata
+NUM_BEST = 5  # of a classifier's classes that the command names
 # Pillow's names of what is read as training reads it; 16-bit grey begins with 'I;16'.
 MODES = {'1', 'L', 'P', 'LA', 'PA', 'RGB', 'RGBA', 'RGBX', 'CMYK', 'YCbCr'}
 EXTRA_SAMPLES = 338  # the TIFF tag that says what alpha means
@@ -43,7 +48,7 @@ FONTS = (  # for class names that are not ASCII; Pillow looks for them where the
 
 
 class OnnxModel:
-    """What detectors and segmentors in an ONNX file have in common; :func:`open_model` makes one.
+    """What models in an ONNX file have in common; :func:`open_model` makes one.
 
     Attributes:
         classes (list[str]): Names, in the order of the labels.
@@ -59,19 +64,24 @@ class OnnxModel:
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that an image is resized to.
 
-        They are fixed, or in the image's proportions as large as ``most_sides`` of the metadata
-        allow: the shorter side and the longer one.
+        They are fixed, or in the image's proportions: as large as ``most_sides`` of the metadata
+        allow, the shorter side and the longer one, or with a shorter side of ``short_side``.
         """
-        most = self.metadata.get('most_sides')
+        most, short = (self.metadata.get(key) for key in ('most_sides', 'short_side'))
+        if short is not None:
+            return tuple(int(short * side / min(height, width)) for side in (height, width))
         if most is None:
             return tuple(self.metadata['input_size'])
         factor = min(most[0] / min(height, width), most[1] / max(height, width))
         return int(height * factor + 0.5), int(width * factor + 0.5)
 
     def _run(self, image: ndarray) -> list[ndarray]:
-        """Outputs for an image ``(H, W, 3)``, resized as the file wants it."""
+        """Outputs for an image ``(H, W, 3)``, resized as the file wants it, or its centre."""
         size = self.input_size(*image.shape[:2])
-        pixels = resize(image, *size, self.metadata['interpolation'])
+        backend = self.metadata.get('backend', 'cv2')
+        pixels = resize(image, *size, self.metadata['interpolation'], backend)
+        if self.metadata.get('short_side') is not None:
+            pixels = center(pixels, *self.metadata['input_size'])
         outputs = self.session.run(None, {'image': pixels.transpose(2, 0, 1)[None]})
         return [output[0] for output in outputs]
 
@@ -150,9 +160,29 @@ class OnnxSegmentor(OnnxModel):
         return output[rows[:, None], cols]
 
 
+class OnnxClassifier(OnnxModel):
+    """A classifier as a function from an image to the score of each class."""
+
+    def __call__(self, image: Image.Image | ndarray) -> ndarray:
+        """Classify.
+
+        Args:
+            image (Image | ndarray): A picture, turned as its EXIF data say, or RGB values
+                ``(H, W, 3)``, uint8.
+
+        Returns:
+            ndarray: ``(classes,)``, float32, whose sum is 1, in the order of ``classes``.
+        """
+        (output,) = self._run(rgb_values(image))
+        if self.metadata['decode'] == 'scores':
+            return output
+        powers = np.exp(output - output.max())
+        return powers / powers.sum()
+
+
 def open_model(
     model: str | Path, threads: int = 0, providers: Sequence[str] = ('CPUExecutionProvider',)
-) -> OnnxDetector | OnnxSegmentor:
+) -> OnnxDetector | OnnxSegmentor | OnnxClassifier:
     """Read an ONNX file.
 
     Args:
@@ -185,6 +215,8 @@ def open_model(
     metadata = {key: json.loads(value) for key, value in stored.items()}
     if metadata['task'] == 'segmentation':
         return OnnxSegmentor(session, metadata)
+    if metadata['task'] == 'classification':
+        return OnnxClassifier(session, metadata)
     if metadata['decode'] == 'raw':
         raise ValueError(f'{model} holds raw outputs: export it with --decode boxes or nms')
     return OnnxDetector(session, metadata)
@@ -234,19 +266,27 @@ def rgb_values(image: Image.Image | ndarray) -> ndarray:
     return rgb.astype(np.uint8)
 
 
-def resize(image: ndarray, height: int, width: int, interpolation: str) -> ndarray:
-    """Resize as OpenCV does, with which models are trained and tested.
+def resize(
+    image: ndarray, height: int, width: int, interpolation: str, backend: str = 'cv2'
+) -> ndarray:
+    """Resize as the library does with which the model is tested.
 
-    Pillow's filters are others, and average where they shrink, which models see.
+    Pillow's filters are others than OpenCV's, and average where they shrink, which models see.
 
     Args:
         image (ndarray): ``(H, W, 3)``, uint8.
         height, width (int): Of the result.
         interpolation (str): 'bilinear' or 'bicubic'.
+        backend (str): 'cv2' or 'pillow'. Defaults to 'cv2'.
 
     Returns:
         ndarray: ``(height, width, 3)``, float32, whole numbers from 0 to 255.
     """
+    if backend == 'pillow':
+        filtered = Image.fromarray(image).resize(
+            (width, height), Image.Resampling[interpolation.upper()]
+        )
+        return np.asarray(filtered, np.float32)
     if interpolation == 'bicubic':
         return np.clip(np.rint(_interpolate(image, height, width, interpolation)), 0, 255)
     # OpenCV's weights have 11 bits here; 20 of the sum's 22 are cut off row by row, 2 are rounded.
@@ -258,6 +298,14 @@ def resize(image: ndarray, height: int, width: int, interpolation: str) -> ndarr
         (wide[i] >> 4) * w[:, None, None] >> 16 for i, w in zip(rows, row_weights, strict=True)
     )
     return ((full + 2) >> 2).astype(np.float32)
+
+
+def center(image: ndarray, height: int, width: int) -> ndarray:
+    """The middle ``(height, width, 3)`` of an image that is as large or larger."""
+    top, left = (
+        round((n - size) / 2) for n, size in zip(image.shape, (height, width), strict=False)
+    )
+    return image[top : top + height, left : left + width]
 
 
 def _interpolate(image: ndarray, height: int, width: int, interpolation: str) -> ndarray:
@@ -350,6 +398,17 @@ def draw_boxes(image: ndarray, found: Detections, detector: OnnxDetector) -> Ima
     return picture
 
 
+def draw_classes(image: ndarray, records: list[dict]) -> Image.Image:
+    """A picture of RGB values ``(H, W, 3)`` with the best classes in its corner."""
+    picture = Image.fromarray(image)
+    pen = ImageDraw.Draw(picture)
+    text = '\n'.join(f'{record["score"]:.2f} {record["label"]}' for record in records)
+    font = font_for(text) or ImageFont.load_default()
+    pen.rectangle(pen.multiline_textbbox((4, 4), text, font), fill='black')
+    pen.multiline_text((4, 4), text, fill='white', font=font)
+    return picture
+
+
 def draw_labels(labels: ndarray, segmentor: OnnxSegmentor) -> Image.Image:
     """A label map ``(H, W)`` as a picture whose pixels are classes, with their colours.
 
@@ -384,14 +443,22 @@ def label_records(labels: ndarray, segmentor: OnnxSegmentor) -> list[dict]:
     ]
 
 
+def class_records(scores: ndarray, classifier: OnnxClassifier) -> list[dict]:
+    """The best classes for json, the best first."""
+    return [
+        dict(label=classifier.classes[i], score=round(float(scores[i]), 4))
+        for i in np.argsort(-scores, kind='stable')[:NUM_BEST]
+    ]
+
+
 def main() -> None:
     """The command: what is found as json on the standard output, and on a picture."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('model', help='ONNX file')
     parser.add_argument('image', help='image file')
-    parser.add_argument('--out', help='picture to write, with boxes or laid over by labels')
+    parser.add_argument('--out', help='picture to write, with what was found on it')
     parser.add_argument('--labels', help="a segmentor's label map to write, a PNG with a palette")
-    parser.add_argument('--score-thr', type=float, default=0.3, help='least score, 0 to 1')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='of boxes, least; 0 to 1')
     parser.add_argument('--threads', type=int, default=0, help="default: onnxruntime's choice")
     parser.add_argument('--provider', default='CPUExecutionProvider', help="onnxruntime's name")
     args = parser.parse_args()
@@ -405,6 +472,9 @@ def main() -> None:
             records = label_records(found, model)
             if args.labels:
                 label_map.save(args.labels)
+        elif isinstance(model, OnnxClassifier):
+            records = class_records(found, model)
+            picture = draw_classes(image, records)
         else:
             found = Detections(*(each[found.scores >= args.score_thr] for each in found))
             picture, records = draw_boxes(image, found, model), box_records(found, model)

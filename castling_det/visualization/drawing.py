@@ -17,15 +17,20 @@ from castling_det.visualization.boxes import LegibleVisualizer
 
 
 def visualizer_for(sample: BaseDataElement, dataset_meta: dict[str, Any]) -> Visualizer:
-    """The visualizer that draws a sample: boxes, or a label map with a legend."""
+    """The visualizer that draws a sample: boxes, a label map with a legend, or names of classes.
+
+    Only the library of the sample is imported.
+    """
     if isinstance(sample, DetDataSample):
         visualizer = LegibleVisualizer()
-    else:
-        from castling_det.visualization.label_maps import (
-            LegendVisualizer,  # detectors need no mmseg
-        )
+    elif 'gt_sem_seg' in sample or 'pred_sem_seg' in sample:
+        from castling_det.visualization.label_maps import LegendVisualizer
 
         visualizer = LegendVisualizer()
+    else:
+        from castling_det.visualization.classes import ClassVisualizer
+
+        visualizer = ClassVisualizer()
     visualizer.dataset_meta = dataset_meta
     return visualizer
 
@@ -38,7 +43,8 @@ def draw(
     Args:
         visualizer (Visualizer): As of :func:`visualizer_for`.
         image (ndarray): ``(H, W, 3)``, uint8, BGR.
-        sample (BaseDataElement): Boxes in pixels of ``image``, or a label map of its size.
+        sample (BaseDataElement): Boxes in pixels of ``image``, a label map of its size, or its
+            class.
         truth (bool): The ground truth in place of the predictions. Defaults to False.
 
     Returns:

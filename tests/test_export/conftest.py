@@ -1,4 +1,4 @@
-"""What the tests of export share: a tiny detector and a tiny segmentor; an export takes long."""
+"""What the tests of export share: a tiny model of each task; an export takes long."""
 
 from pathlib import Path
 
@@ -26,6 +26,8 @@ MASK2FORMER_CONFIG = (
     / 'configs/castling_mask2former'
     / 'castling-mask2former-nano_vit-nano_1xb4-1500i_camvid-192x256.py'
 )
+
+CLS_CONFIG = ROOT / 'configs/castling_cls' / 'castling-cls_levit-nano_1xb16-30e_flowers5-160x160.py'
 
 TINY = dict(embed_dims=(32, 48, 64), num_heads=(2, 3, 4), depths=(1, 0, 0), key_dims=16)
 CHANNELS = [16, 32, 48, 64]  # of its four maps
@@ -99,6 +101,21 @@ def mask2former(tmp_path_factory) -> TrainedModel:
     cfg.dump(folder / 'tiny.py')
     cfg = Config.fromfile(folder / 'tiny.py')
     torch.save(randomised(cfg, 3), folder / 'tiny.pth')
+    return TrainedModel(cfg, folder / 'tiny.pth')
+
+
+@pytest.fixture(scope='session')
+def classifier(tmp_path_factory) -> TrainedModel:
+    """LeViT with one block in all, tested on 48 px of 64."""
+    cfg = Config.fromfile(CLS_CONFIG)
+    cfg.model.backbone.arch = TINY
+    cfg.model.head.in_channels = CHANNELS[-1]
+    resize, crop = cfg.test_dataloader.dataset.pipeline[1:3]
+    resize.scale, crop.crop_size = 64, 48
+    folder = tmp_path_factory.mktemp('classifier')
+    cfg.dump(folder / 'tiny.py')
+    cfg = Config.fromfile(folder / 'tiny.py')
+    torch.save(randomised(cfg, 4), folder / 'tiny.pth')
     return TrainedModel(cfg, folder / 'tiny.pth')
 
 

@@ -54,6 +54,26 @@ def test_sides_of_images_that_keep_their_proportions(name, request, monkeypatch)
     assert (fixed['most_sides'], fixed['input_size']) == (None, [64, 96])
 
 
+def test_metadata_of_a_classifier_say_what_is_cut_out_of_an_image(classifier, monkeypatch):
+    metadata = describe(classifier, None, False, None)
+    assert (metadata['task'], metadata['decode']) == ('classification', 'scores')
+    assert metadata['classes'] == ['daisy', 'dandelion', 'roses', 'sunflowers', 'tulips']
+    assert (metadata['short_side'], metadata['input_size']) == (64, [48, 48])
+    assert (metadata['interpolation'], metadata['backend']) == ('bicubic', 'cv2')
+    other = describe(classifier, 'raw', False, (96, 144))
+    assert (other['short_side'], other['input_size']) == (192, [96, 144])
+    cfg = deepcopy(classifier.model.cfg)
+    monkeypatch.setattr(classifier.model, 'cfg', cfg)
+    cfg.test_dataloader.dataset.pipeline[1].update(backend='pillow')
+    assert describe(classifier, None, False, None)['backend'] == 'pillow'
+    cfg.test_dataloader.dataset.pipeline[2].crop_size = 65
+    with pytest.raises(ValueError, match='CenterCrop is larger than what ResizeEdge gives'):
+        describe(classifier, None, False, None)
+    cfg.test_dataloader.dataset.pipeline[1].update(edge='long')
+    with pytest.raises(ValueError, match='one ResizeEdge of the short side and a CenterCrop'):
+        describe(classifier, None, False, None)
+
+
 def test_logits_with_aligned_corners_are_refused(segmentor, monkeypatch):
     monkeypatch.setattr(segmentor.model.decode_head, 'align_corners', True)
     with pytest.raises(ValueError, match='align_corners=False'):
@@ -65,7 +85,7 @@ def test_logits_with_aligned_corners_are_refused(segmentor, monkeypatch):
     [
         dict(type='Resize', scale_factor=0.5, keep_ratio=True),
         dict(type='mmdet.Resize', scale=(512, 64), interpolation='lanczos'),
-        dict(type='mmdet.Resize', scale=(512, 64), backend='pillow'),
+        dict(type='mmdet.Resize', scale=(512, 64), backend='tifffile'),
         dict(type='Pad', size_divisor=32),
     ],
     ids=lambda step: step['type'],
@@ -74,7 +94,7 @@ def test_pipelines_of_another_kind_are_refused(step, detector, monkeypatch):
     cfg = deepcopy(detector.model.cfg)
     cfg.test_dataloader.dataset.pipeline[1] = step
     monkeypatch.setattr(detector.model, 'cfg', cfg)
-    with pytest.raises(ValueError, match='one Resize to a scale, as OpenCV does it, bil'):
+    with pytest.raises(ValueError, match='one Resize to a scale, or by one ResizeEdge'):
         describe(detector, 'boxes', False, (64, 512))
 
 

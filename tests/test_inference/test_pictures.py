@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData, PixelData
+from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 from PIL import Image
 
@@ -44,6 +45,15 @@ class Segmenter:
         num_classes = int(image[0, 0, 0]) // 2
         labels = torch.from_numpy(rows % num_classes)
         return SegDataSample(pred_sem_seg=PixelData(data=labels[None]))
+
+
+class Classifier:
+    """Is sure of the third class, whatever the image."""
+
+    dataset_meta = dict(classes=[*'abcdefg'])
+
+    def __call__(self, image: np.ndarray) -> DataSample:
+        return DataSample(pred_score=torch.tensor([0.05, 0.1, 0.6, 0.02, 0.03, 0.12, 0.08]))
 
 
 def sample(boxes: list[list[float]], scores: list[float]) -> DetDataSample:
@@ -256,3 +266,16 @@ def test_a_label_map_of_256_classes(tmp_path):
     written = Image.open(tmp_path / 'a.png')
     assert (np.asarray(written) == np.arange(256).reshape(16, 16)).all()
     assert written.convert('RGB').getpixel((15, 15)) == (255, 0, 0)
+
+
+def test_classes_are_written_on_the_picture_and_as_data(tmp_path):
+    cv2.imwrite(str(tmp_path / 'a.png'), blank(150, 200))
+    out = tmp_path / 'out'
+    assert draw_predictions(open_frames(tmp_path), Classifier(), out, score_thr=0.9) == (1, None)
+    found = json.loads((out / 'predictions.json').read_text())
+    assert [record['label'] for record in found] == ['c', 'f', 'b', 'g', 'a']
+    assert found[0] == dict(file='a.png', score=0.6, label='c')
+    drawn = cv2.imread(str(out / 'a.png'))
+    assert drawn.shape == (450, 600, 3)  # three times as large
+    text, rest = drawn[:150, :150], drawn[200:]
+    assert (rest == GREY).all() and (text.min(), text.max()) < (GREY, 255) and text.max() > 240

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from mmcv.ops import batched_nms
+from mmcv.transforms import CenterCrop
+from mmpretrain.datasets.transforms import ResizeEdge
 from PIL import Image
 from torch.nn import functional as F
 
@@ -97,6 +99,33 @@ def write_segmentor(path: Path, decode: str) -> Path:
     return path
 
 
+def write_classifier(path: Path, decode: str) -> Path:
+    """The means of red, green and blue are the logits of three classes."""
+    model = onnx.parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["" : 18]>
+        colours (float[batch, 3, height, width] image) => (float[batch, 3] scores) {
+            sides = Constant <value = int64[2] {2, 3}> ()
+            logits = ReduceMean <keepdims = 0> (image, sides)
+            scores = """
+        + ('Softmax <axis = 1> (logits) }' if decode == 'scores' else 'Identity (logits) }')
+    )
+    metadata = dict(
+        task='classification',
+        decode=decode,
+        classes=['red', 'green', 'blue'],
+        palette=[[255, 0, 0], [0, 255, 0], [0, 0, 255]],
+        input_size=[20, 30],
+        most_sides=None,
+        short_side=40,
+        interpolation='bilinear',
+        backend='pillow',
+    )
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
+    onnx.save(model, path)
+    return path
+
+
 @pytest.fixture
 def known(tmp_path) -> Path:
     return write(tmp_path / 'known.onnx', METADATA)
@@ -113,6 +142,42 @@ def test_detector_resizes_suppresses_and_scales_back(known):
     assert found.scores == pytest.approx([0.9, 0.6])
     assert found.boxes.tolist() == [[0, 0, 30, 20], [60, 10, 120, 40]]
     assert len(open_model(known)(picture(40, 120, red=50)).boxes) == 1  # 0.2 is not above 0.2
+
+
+@pytest.mark.parametrize('decode', ['scores', 'raw'])
+def test_classifier_sees_the_centre_of_a_resized_image(tmp_path, capsys, monkeypatch, decode):
+    classify = open_model(write_classifier(tmp_path / 'a.onnx', decode))
+    image = picture(80, 200, red=40)
+    image[:20] = image[60:] = image[:, :70] = image[:, 130:] = 255  # 20x30 of 40x100 px are left
+    image[25, 75] = (40, 46, 78)
+    Image.fromarray(image).save(tmp_path / 'a.png')
+    expected = torch.tensor([40.0, 40.0, 80.0]).softmax(dim=0)
+    assert classify(image) == pytest.approx(expected.tolist(), abs=1e-3)
+    words = [tmp_path / 'a.onnx', tmp_path / 'a.png', '--out', tmp_path / 'b.png']
+    monkeypatch.setattr(sys, 'argv', ['run_onnx.py', *map(str, words)])
+    run_onnx.main()
+    best, *others = json.loads(capsys.readouterr().out)
+    assert best == dict(label='blue', score=1.0) and len(others) == 2
+    drawn = np.asarray(Image.open(tmp_path / 'b.png'))
+    assert drawn.shape == image.shape and (drawn[:12, :40] == 0).any()
+
+
+@pytest.mark.parametrize('size', [(77, 133), (133, 77), (61, 61)], ids=str)
+@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
+@pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])
+def test_what_is_cut_out_is_what_mmpretrain_cuts_out(size, backend, interpolation):
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    steps = [
+        ResizeEdge(50, interpolation=interpolation, backend=backend),
+        CenterCrop((47, 44)),  # width, height
+    ]
+    results = dict(img=noise)
+    for step in steps:
+        results = step(results)
+    metadata = METADATA | dict(short_side=50)
+    resized = run_onnx.OnnxModel(None, metadata).input_size(*size)
+    pixels = run_onnx.center(resize(noise, *resized, interpolation, backend), 44, 47)
+    assert np.abs(pixels - results['img']).max() <= (interpolation, backend).count('cv2')
 
 
 @pytest.mark.parametrize('size', [(333, 500), (500, 333), (97, 400)], ids=str)

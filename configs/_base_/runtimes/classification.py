@@ -1,7 +1,7 @@
 """Runtime of classifiers: mmpretrain's scope and hooks, counted in epochs."""
 
 custom_imports = dict(
-    imports=['castling_det', 'castling_det.datasets.loading'], allow_failed_imports=False
+    imports=['castling_det', 'castling_det.classification'], allow_failed_imports=False
 )
 default_scope = 'mmpretrain'
 
@@ -11,7 +11,7 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='VisualizationHook'),
+    visualization=dict(type='OverlayHook'),
 )
 custom_hooks = [
     dict(type='CastlingHook'),
@@ -26,7 +26,7 @@ env_cfg = dict(
     dist_cfg=dict(backend='nccl'),
 )
 visualizer = dict(
-    type='UniversalVisualizer', name='visualizer', vis_backends=[dict(type='LocalVisBackend')]
+    type='ClassVisualizer', name='visualizer', vis_backends=[dict(type='LocalVisBackend')]
 )
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 randomness = dict(seed=0)

@@ -1,0 +1,11 @@
+"""Runtime of classifiers of which an average of the weights is evaluated, as LeViT's."""
+
+_base_ = './classification.py'
+
+custom_hooks = [
+    dict(type='CastlingHook'),
+    dict(type='ResumeHook'),
+    dict(type='FiniteLossHook'),
+    dict(type='CheckpointFitHook'),
+    dict(type='EMAHook', momentum=0.00004, update_buffers=True, priority='ABOVE_NORMAL'),
+]

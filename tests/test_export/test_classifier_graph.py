@@ -1,0 +1,51 @@
+"""A classifier's file against mmpretrain's own way from an image to its scores."""
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip('onnxruntime')
+
+from castling_det.errors import InputError  # noqa: E402
+from castling_det.export.build import graphs  # noqa: E402
+from castling_det.export.onnx_file import export_onnx  # noqa: E402
+from castling_det.inference.onnx_predictor import OnnxPredictor  # noqa: E402
+from castling_det.models.attention import CastlingAttention  # noqa: E402
+
+
+def test_file_gives_the_scores_of_the_test(classifier, pixels, tmp_path):
+    """Which resizes the short side and cuts the centre out."""
+    agreement = export_onnx(classifier, tmp_path / 'a.onnx')
+    assert agreement.scores < 1e-5
+    predict = OnnxPredictor(tmp_path / 'a.onnx')
+    assert predict.dataset_meta['classes'] == classifier.dataset_meta['classes']
+    for size in ((150, 211), (211, 150), (40, 97)):
+        bgr = pixels(1, *size)[0][..., ::-1].copy()
+        expected = classifier(bgr).pred_score
+        assert expected.std() > 0.05 and abs(expected.sum() - 1) < 1e-5
+        assert np.allclose(predict(bgr).pred_score, expected, atol=1e-4)
+
+
+@torch.no_grad()
+def test_shipped_graph_is_castled_and_folded(classifier, pixels):
+    trained, shipped = graphs(classifier.model, decodes=False, half=False)
+    attentions = [m for m in shipped.modules() if isinstance(m, CastlingAttention)]
+    assert attentions and not any(module.aux for module in attentions)
+    assert not any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in shipped.modules())
+    image = torch.from_numpy(pixels(2, 90, 131)).permute(0, 3, 1, 2).float()
+    (logits,), (expected,) = shipped(image), trained(image)
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    trained.decodes = True
+    torch.testing.assert_close(trained(image)[0], expected.softmax(dim=1))
+    _, half = graphs(classifier.model, decodes=True, half=True)
+    assert {each.dtype for each in half.model.parameters()} == {torch.float16}
+    torch.testing.assert_close(half(image)[0], trained(image)[0], atol=0.02, rtol=0)
+
+
+def test_heads_and_pixels_of_another_kind_are_refused(classifier, monkeypatch):
+    monkeypatch.setattr(classifier.model.data_preprocessor, 'to_rgb', False)
+    with pytest.raises(InputError, match='needs mean, std and to_rgb=True'):
+        graphs(classifier.model, decodes=True, half=False)
+    monkeypatch.setattr(classifier.model, 'head', torch.nn.Identity())
+    with pytest.raises(InputError, match='softmax of their logits .* with Identity'):
+        graphs(classifier.model, decodes=True, half=False)
