@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from castling_det.errors import InputError
+from castling_det.paddle import read_pdparams
 
 StateDict = Mapping[str, Tensor]
 
-_SUFFIXES = ('.pth', '.pt', '.bin', '.ckpt', '.tar', '.pkl', '.safetensors', '.npz')
+_SUFFIXES = ('.pth', '.pt', '.bin', '.ckpt', '.tar', '.pkl', '.safetensors', '.npz', '.pdparams')
 # Where weights lie in a file. An average goes before its original, as it is what is evaluated; mm
 # libraries have it as `state_dict`.
 _CONTAINERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_state', 'teacher')
@@ -32,8 +33,9 @@ _CONTAINERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_stat
 # What a file may hold beyond the model: classifiers and poolings, the decoder and mask of MAE, the
 # token of a distilled DeiT; in our own keys what an argument leaves out.
 _ENDS = re.compile(
-    r'(\w*head|head_dist|\w*classifier|fc|pre_logits|pooler|attn_pool|fc_norm|ln2|decoder\w*'
-    r'|mask_token|dist_token|text_model|text_projection|visual_projection|logit_scale|logit_bias)'
+    r'(\w*head|head_dist|\w*classifier|fc|last_conv|pre_logits|pooler|attn_pool|fc_norm|ln2'
+    r'|decoder\w*|mask_token|dist_token|text_model|text_projection|visual_projection'
+    r'|logit_scale|logit_bias)'
     r'(\.|$)|(backbone\.)?(embed\.cls_token|norm\.(weight|bias))$'
 )
 _HEADS = re.compile(r'\w*head\.')  # of the model; another number of classes changes them
@@ -113,11 +115,13 @@ def read_checkpoint(filename: str | Path, map_location: str = 'cpu') -> dict[str
 
     Args:
         filename (str | Path): Local file: of ``torch.save``, read by ``weights_only=True`` with a
-            short list of allowed types, ``.safetensors``, or ``.npz``.
+            short list of allowed types, ``.safetensors``, ``.npz``, or PaddlePaddle's
+            ``.pdparams``.
         map_location (str): Device of the tensors. Defaults to 'cpu'.
 
     Returns:
-        dict[str, Any]: Its content; of the last two kinds the tensors by their names.
+        dict[str, Any]: Its content; of the last three kinds the tensors by their names, which
+        :func:`read_pdparams` makes ours.
 
     Raises:
         InputError: If the file does not exist, is an address or the name of a hub, is damaged or no
@@ -132,6 +136,8 @@ def read_checkpoint(filename: str | Path, map_location: str = 'cpu') -> dict[str
         if path.suffix == '.npz':
             with np.load(path, allow_pickle=False) as arrays:
                 return {key: torch.tensor(arrays[key], device=map_location) for key in arrays.files}
+        if path.suffix == '.pdparams':
+            return read_pdparams(path, map_location)
         with torch.serialization.safe_globals(_RUNNER_TYPES):
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # what readers raise on other bytes has no common type

@@ -55,23 +55,13 @@ class LCNet(FileBackbone):
     Every width is a multiple of 8: PicoDet's maps have 48, 88 and 176 channels in -XS (scale 0.35),
     96, 192 and 384 in -S (0.75), 192, 384 and 768 in -M (1.5), 256, 512 and 1024 in -L (2.0).
 
-    Modules have PaddlePaddle's names. A ``.pdparams`` file is a pickle of arrays of the same shapes
-    under these keys, behind ``backbone.`` in a detector's::
-
-        conv1.conv.weight                  conv1.bn.{weight, bias, _mean, _variance}
-        blocks5.0.dw_conv.conv.weight      blocks5.0.dw_conv.bn.{weight, bias, _mean, _variance}
-        blocks5.0.pw_conv.conv.weight      blocks5.0.pw_conv.bn.{weight, bias, _mean, _variance}
-        blocks6.0.se.conv1.{weight, bias}  blocks6.0.se.conv2.{weight, bias}
-
-    Ours say ``running_mean`` and ``running_var`` for ``_mean`` and ``_variance``, and
-    ``se.conv1.conv`` for ``se.conv1``.
-
     Args:
         scale (float): Factor on the widths 32, 64, 128, 256 and 512 of the stages.
         out_indices (tuple[int, ...]): Stages whose maps are returned, ascending. Defaults to
             (2, 3, 4): strides 8, 16 and 32.
         init_cfg (dict): Defaults to PaddlePaddle's, normal by the fan-in of each convolution.
-            ``dict(type='Pretrained', checkpoint=FILE)`` reads a file in our keys, whole.
+            ``dict(type='Pretrained', checkpoint=FILE)`` reads a file in our keys or, from a
+            ``.pdparams`` file, in PaddlePaddle's; of a whole detector with ``prefix='backbone'``.
 
     Source: Cui et al., PP-LCNet, arXiv:2109.15099, and the release named above.
     """
