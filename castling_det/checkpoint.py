@@ -274,7 +274,8 @@ def fit_weights(
     reshaped = [key for key, value in found.items() if value.shape != own[key]]
     missing = [key for key in own if key not in found and not key.endswith(_COUNTERS)]
     left = [key for key in weights if key not in found and not key.endswith(_COUNTERS)]
-    report = [f'{filename}: {len(found) - len(reshaped)} of {len(own)} weights of the model filled']
+    num_filled, num_weights = len(found) - len(reshaped), len(found) + len(missing)
+    report = [f'{filename}: {num_filled} of {num_weights} weights of the model filled']
     fitting = OrderedDict((key, found[key]) for key in found if key not in reshaped)
     fitting._metadata = getattr(weights, '_metadata', OrderedDict())
     if not strict:

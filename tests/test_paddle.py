@@ -1,4 +1,4 @@
-"""PaddlePaddle's files: PicoDet from `.pdparams`, beside a forward written after PaddleDetection."""
+"""PaddlePaddle's files: PicoDet from one, beside a forward written after PaddleDetection's code."""
 
 import os
 import pickle
@@ -46,7 +46,14 @@ class PaddlePicoDet:
         return torch.from_numpy(self.arrays[name])
 
     def conv(
-        self, name: str, x: Tensor, out: int, k: int = 1, stride: int = 1, groups: int = 1, bias=False
+        self,
+        name: str,
+        x: Tensor,
+        out: int,
+        k: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        bias=False,
     ) -> Tensor:
         shape = (out, x.shape[1] // groups, k, k)
         weight = self.array(f'{name}.weight', shape, 0, (6 / np.prod(shape[1:])) ** 0.5)
@@ -174,9 +181,9 @@ def test_detector_computes_what_paddles_does(trained):
 def test_other_number_of_classes(trained):
     """Is not tested; a training starts from the rest."""
     file, *_ = trained
-    with pytest.raises(InputError, match=r'cls\.weight has \(80, 96, 1, 1\) .* num_classes too'):
-        load_weights(picodet_xs(num_classes=3), file)
     model = picodet_xs(num_classes=3)
+    with pytest.raises(InputError, match=r'cls\.weight has \(80, 96, 1, 1\) .* num_classes too'):
+        load_weights(model, file)
     new = model.bbox_head.levels[0].cls.weight.clone()
     load_weights(model, file, strict=False)
     weights = read_checkpoint(file)
@@ -190,7 +197,11 @@ def test_backbone_of_a_detector_and_of_a_classifier(trained, tmp_path):
     theirs = PaddlePicoDet()
     maps = theirs.backbone(image)
     classifier = {key.removeprefix('backbone.'): array for key, array in theirs.arrays.items()}
-    for key, *shape in (('last_conv.weight', 1280, 176, 1, 1), ('fc.weight', 1280, 9), ('fc.bias', 9)):
+    for key, *shape in (
+        ('last_conv.weight', 1280, 176, 1, 1),
+        ('fc.weight', 1280, 9),
+        ('fc.bias', 9),
+    ):
         classifier[key] = np.ones(shape, np.float32)
     for checkpoint, prefix in (
         (file, 'backbone'),
