@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from castling_det.checkpoint import load_weights, read_checkpoint
+from castling_det.checkpoint import fit_weights, load_weights, read_checkpoint
 from castling_det.detection import LCNet
 from castling_det.errors import InputError
 
@@ -53,7 +53,7 @@ class PaddlePicoDet:
         k: int = 1,
         stride: int = 1,
         groups: int = 1,
-        bias=False,
+        bias: bool = False,
     ) -> Tensor:
         shape = (out, x.shape[1] // groups, k, k)
         weight = self.array(f'{name}.weight', shape, 0, (6 / np.prod(shape[1:])) ** 0.5)
@@ -153,7 +153,8 @@ def save(arrays: dict[str, np.ndarray], path: Path, protocol: int = 4) -> Path:
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensor, list]:
     """A PicoDet-XS of Paddle's as a file, an image, and what it gives for that."""
-    theirs, image = PaddlePicoDet(), torch.rand(1, 3, 64, 96)
+    theirs = PaddlePicoDet()
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     outs = theirs.detector(image)
     return save(theirs.arrays, tmp_path_factory.mktemp('paddle') / 'xs.pdparams'), image, outs
 
@@ -172,6 +173,9 @@ def test_detector_computes_what_paddles_does(trained):
     file, image, expected = trained
     model = picodet_xs()
     load_weights(model, file)
+    num_weights = sum('num_batches_tracked' not in key for key in model.state_dict())
+    _, report = fit_weights(model, read_checkpoint(file), file, strict=True)
+    assert report.endswith(f'{num_weights} of {num_weights} weights of the model filled')
     for (scores, boxes), *ours in zip(expected, *model(image, mode='tensor'), strict=True):
         assert scores.std() > 0.05 and boxes.std() > 0.1
         for out, reference in zip(ours, (scores, boxes), strict=True):
