@@ -30,7 +30,7 @@ from castling_det.errors import InputError
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs'
 PICODET, MASK2FORMER = CONFIGS / 'castling_picodet', CONFIGS / 'castling_mask2former'
-DETECTORS = sorted([*PICODET.glob('*.py'), *CONFIGS.glob('peers/*.py')])
+DETECTORS = sorted([*PICODET.glob('*.py'), *CONFIGS.glob('peers/*csp*.py')])
 SEGMENTORS = sorted([*MASK2FORMER.glob('*.py'), *CONFIGS.glob('castling_seg/*.py')])
 CASTLING = [p for p in DETECTORS + SEGMENTORS if p.stem.startswith('castling-')]
 DEMO = PICODET / 'castling-picodet_levit-nano_1xb16-8e_shapes-64x512.py'

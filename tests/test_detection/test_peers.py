@@ -1,14 +1,14 @@
-"""Peers that mmdet ships: published counts, one training step, one prediction, our data root."""
+"""Peers that mmdet, mmseg and mmpretrain ship: published counts, a training step, our data root."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine import MessageHub
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from castling_det.analysis.complexity import count_complexity
@@ -19,13 +19,16 @@ NANO = CONFIGS / 'yolox-nano_cspdarknet_8xb8-300e_coco-416x416.py'
 TINY = CONFIGS / 'yolox-tiny_cspdarknet_8xb8-300e_coco-416x416.py'
 RTMDET = CONFIGS / 'rtmdet-tiny_cspnext_8xb32-300e_coco-640x640.py'
 PEERS = sorted(CONFIGS.glob('*.py'))
+DETECTORS = sorted(CONFIGS.glob('*_coco-*.py'))
 
 
-def build(path: Path) -> nn.Module:
+def build(path: Path, pretrained: bool = True) -> nn.Module:
     cfg = Config.fromfile(path)
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
-    return MODELS.build(cfg.model)
+    if not pretrained:
+        cfg.model.backbone.init_cfg = None
+    return revert_sync_batchnorm(MODELS.build(cfg.model))
 
 
 def count_normalised(model: nn.Module, image: Tensor) -> int:
@@ -61,14 +64,33 @@ def test_rtmdet_counts_are_the_published_ones():
     assert f'| {params:.2f} | 4.8 | {macs:.3f} | 8.1 |' in README
 
 
-@pytest.mark.parametrize('path', PEERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize('letter', ['t', 's', 'b'])
+def test_swin_counts_are_the_published_ones(letter):
+    """mmpretrain's counter leaves out what windows multiply without a module."""
+    published = dict(t=(28.29, 4.36), s=(49.61, 8.52), b=(87.77, 15.14))[letter]
+    path = CONFIGS / f'cls_swin-{letter}_8xb128-300e_in1k-224x224.py'
+    complexity = count_complexity(build(path), torch.rand(1, 3, 224, 224))
+    assert complexity.params / 1e6 == pytest.approx(published[0], abs=0.01)
+    assert complexity.macs / 1e9 == pytest.approx(published[1], rel=0.035)
+
+
+def test_backbones_of_mmdet_in_the_heads_of_mmseg_give_a_loss(labelled_images):
+    for path in sorted(CONFIGS.glob('*_ade20k-*.py')):
+        model = build(path, pretrained=False)
+        model.data_preprocessor.size = (64, 96)
+        data = model.data_preprocessor(labelled_images((64, 96), 150), True)
+        loss, _ = model.parse_losses(model(**data, mode='loss'))
+        loss.backward()
+        assert torch.isfinite(loss), path.stem
+
+
+@pytest.mark.parametrize('path', DETECTORS, ids=lambda path: path.stem)
 def test_trains_and_predicts_without_network_and_gpu(path, monkeypatch):
     hub = MessageHub('peers')
     hub.update_info('iter', 0)  # as a Runner does; YOLOX changes the image size by it
     monkeypatch.setattr(MessageHub, 'get_current_instance', lambda: hub)
-    model = build(path)
+    model = build(path, pretrained=False)
     model.init_weights()
-    assert not any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
     data = demo_mm_inputs(2, [(3, 96, 128)] * 2, num_items=[3, 1], num_classes=80)
     loss, _ = model.parse_losses(model.forward(**model.data_preprocessor(data, True), mode='loss'))
     loss.backward()
@@ -89,6 +111,6 @@ def test_data_lie_below_the_environment_variable(path, monkeypatch):
     train = cfg.train_dataloader.dataset
     train = train.get('dataset', train)  # YOLOX wraps it
     for dataset in (train, cfg.val_dataloader.dataset, cfg.test_dataloader.dataset):
-        assert dataset.data_root == '/elsewhere/coco/'
+        assert dataset.data_root.startswith('/elsewhere/')
     for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
-        assert evaluator.ann_file == '/elsewhere/coco/annotations/instances_val2017.json'
+        assert evaluator.get('ann_file', '/elsewhere/').startswith('/elsewhere/')
