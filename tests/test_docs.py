@@ -65,6 +65,21 @@ def test_config_of_custom_data_builds(my_config):
     assert cfg.model.train_cfg.initial_epoch * 3 == cfg.train_cfg.max_epochs
 
 
+def test_config_of_own_classes_builds(tmp_path):
+    (block,) = (block for block in blocks('imagenet') if '_base_' in block)
+    (tmp_path / 'my_config.py').write_text(block)
+    cfg = load_config(tmp_path / 'my_config.py')
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    assert cfg.model.head.num_classes == model.data_preprocessor.num_classes == 3
+    assert model.head.fc.out_features == 3
+    for split in ('train', 'val', 'test'):
+        dataset = cfg[f'{split}_dataloader'].dataset
+        assert dataset.metainfo.to_dict() == {'classes': ('cat', 'dog', 'horse')}
+        assert dataset.data_root == '/data/animals/'
+        assert dataset.data_prefix == ('train' if split == 'train' else 'val')
+
+
 def test_command_of_custom_data_sets_every_size(my_config):
     (command,) = (block for block in blocks('custom-data') if 'random_size_range' in block)
     cfg = load_config(my_config, {key: key for key in options(command)})
