@@ -35,7 +35,7 @@ _CONTAINERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_stat
 _ENDS = re.compile(
     r'(\w*head|head_dist|\w*classifier|fc|last_conv|pre_logits|pooler|attn_pool|fc_norm|ln2'
     r'|decoder\w*|mask_token|dist_token|text_model|text_projection|visual_projection'
-    r'|logit_scale|logit_bias)'
+    r'|logit_scale|logit_bias|norms)'
     r'(\.|$)|(backbone\.)?(embed\.cls_token|norm\.(weight|bias))$'
 )
 _HEADS = re.compile(r'\w*head\.')  # of the model; another number of classes changes them
@@ -43,6 +43,7 @@ _BLOCK = re.compile(r'(?P<stack>(backbone\.)?(blocks|stages))\.(?P<number>\d+)\.
 _COUNTERS = ('num_batches_tracked', 'attention_bias_idxs', 'n_averaged')
 # Of linear attention, in our own models and below castlify's child; no softmax model has it.
 _NEW = re.compile(r'.*\.(attn\.conv\.weight$|castling\.)')
+_MAP_NORMS = re.compile(r'norms\.')  # of MViTv2; a classifier has that of its last map alone
 _BIASES = '.attn.bias.table'  # of LeViT's softmax, which linear attention drops
 
 _SWITCHES = {  # arguments by which a model does without
@@ -249,8 +250,8 @@ def fit_weights(
         weights (StateDict): By the model's keys, as :func:`weights_of` gives them.
         filename (str | Path): For the messages.
         strict (bool): Whether everything has to fit, to test a model and to go on with a training.
-            A training that starts may have new what linear attention adds, and heads of other
-            classes; of the file it may leave heads, logit biases of softmax, what MAE and
+            A training that starts may have new what linear attention adds, norms of maps, and heads
+            of other classes; of the file it may leave heads, logit biases of softmax, what MAE and
             distillation add, and blocks after the last that is built. Grids of positions are
             resized then.
 
@@ -280,6 +281,7 @@ def fit_weights(
     fitting._metadata = getattr(weights, '_metadata', OrderedDict())
     if not strict:
         new, missing = _parted(missing, _NEW.match)
+        new_norms, missing = _parted(missing, _MAP_NORMS.match)
         new_heads, missing = _parted(missing, _HEADS.match)
         other_heads, reshaped = _parted(reshaped, _HEADS.match)
         later, left = _parted(left, lambda key: _is_later(key, own))
@@ -289,6 +291,7 @@ def fit_weights(
         new_heads += other_heads
         for keys, what in (
             (new, 'of the linear attention are new'),
+            (new_norms, f'of norms of maps are new ({_listed(new_norms)})'),
             (new_heads, f'of heads are new ({_listed(new_heads)})'),
             (biases, 'logit biases of the file are not used'),
             (later, f'of blocks after the last that is built are not used ({_blocks(later)})'),

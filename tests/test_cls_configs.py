@@ -64,3 +64,27 @@ def test_small_ones_train_and_predict(path):
     for result in results:
         assert result.pred_score.sum() == pytest.approx(1, abs=1e-5)
         assert result.pred_label.item() == result.pred_score.argmax()
+
+
+@pytest.mark.parametrize(
+    ('family', 'other'),
+    [
+        ('levit', 'castling_picodet/castling-picodet_levit-nano_1xb16-8e_shapes-64x512.py'),
+        ('vit', 'castling_seg/castling-segformer_vit-nano_1xb4-1500i_camvid-192x256.py'),
+        ('mvit', 'castling_mvit/castling-picodet_mvit-nano_1xb8-40e_bccd-160x160.py'),
+    ],
+)
+def test_a_classifier_fills_the_backbone_of_another_model(tmp_path, family, other):
+    (path,) = (path for path in CASTLING if f'_{family}-nano' in path.stem)
+    classifier = build(Config.fromfile(path))
+    torch.save(dict(state_dict=classifier.state_dict()), tmp_path / 'a.pth')
+    cfg = Config.fromfile(LEAVES[0].parents[1] / other)
+    init = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'), prefix='backbone')
+    cfg.model.backbone.init_cfg = init
+    model = build(cfg)
+    model.backbone.init_weights()
+    filled, given = model.backbone.state_dict(), classifier.backbone.state_dict()
+    resized = {key for key in given if key not in filled or given[key].shape != filled[key].shape}
+    assert not [key for key in resized if 'pos_embed' not in key and key.split('.')[0] != 'norm']
+    for key in given.keys() - resized:
+        assert torch.equal(filled[key], given[key]), key

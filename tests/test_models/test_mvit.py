@@ -101,11 +101,12 @@ def test_checkpoints_of_the_authors_and_of_timm(tmp_path):
     for name, keys in (('timm', weights), ('authors', dict(model_state=authors))):
         torch.save(keys, tmp_path / f'{name}.pth')
         checkpoint = dict(type='Pretrained', checkpoint=str(tmp_path / f'{name}.pth'))
-        ours = mvit(out_indices=(3,), init_cfg=checkpoint)
-        ours.init_weights()
-        with torch.no_grad():
-            (got,) = ours(image(64, 64))
-        torch.testing.assert_close(got.flatten(2).mT, tokens, rtol=1e-4, atol=1e-4)
+        for out_indices in ((3,), (0, 1, 2, 3)):  # of a classifier, of a detector
+            ours = mvit(out_indices=out_indices, init_cfg=checkpoint)
+            ours.init_weights()
+            with torch.no_grad():
+                last = ours(image(64, 64))[-1]
+            torch.testing.assert_close(last.flatten(2).mT, tokens, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('attn', ['CastlingAttention', 'FocalAttention'])
