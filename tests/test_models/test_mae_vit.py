@@ -14,7 +14,6 @@ from castling_det.models.attention import VisibleGrid
 from castling_det.models.mae_vit import wave_positions
 from castling_det.models.pretrained import vit_state_dict
 
-
 SOFTMAX, CASTLING = dict(type='SoftmaxAttention'), dict(type='CastlingAttention')
 TINY = dict(embed_dims=32, num_heads=4, depths=3)
 
