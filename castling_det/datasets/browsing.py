@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from numpy import ndarray
 
-from castling_det.configs import refuse_classifier, type_name
+from castling_det.configs import refuse_classifier, refuse_pretraining, type_name
 from castling_det.datasets.loading import LoadReadableImage
 from castling_det.errors import InputError
 from castling_det.visualization.drawing import draw, visualizer_for
@@ -41,12 +41,13 @@ def drawn_samples(cfg: Config, split: str, num: int) -> Iterator[tuple[str, ndar
 
     Raises:
         InputError: If the config has no such data loader, if an image cannot be read, or for a
-            classifier.
+            classifier or a pretraining.
     """
     dataloader = cfg.get(f'{split}_dataloader')
     if dataloader is None:
         raise InputError(f'the config has no {split}_dataloader: choose another --split')
     refuse_classifier(cfg, 'pictures')
+    refuse_pretraining(cfg, 'labels to draw')
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     dataset_cfg = deepcopy(dataloader.dataset)
     if split != 'train' and 'pipeline' in dataset_cfg:
