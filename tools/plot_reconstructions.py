@@ -1,4 +1,4 @@
-"""Draw what MAE paints: ``python tools/plot_reconstructions.py CONFIG CHECKPOINT IMAGE... --out a.png``.
+"""Draw what MAE paints: ``tools/plot_reconstructions.py CONFIG CHECKPOINT IMAGE... --out FILE``.
 
 A row for each image: itself, its visible patches, the reconstruction.
 """
