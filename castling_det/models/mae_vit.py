@@ -4,6 +4,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from castling_det.errors import InputError
 from castling_det.models.attention import Grid, VisibleGrid
 from castling_det.models.vit import CastlingViT
 
@@ -25,6 +26,9 @@ class CastlingMAEViT(CastlingViT):
     Args:
         arch, attn, softmax_blocks, pos_grid, with_cp, init_cfg: As for :class:`CastlingViT`.
         mask_ratio (float): Share of the patches that is hidden. Defaults to 0.75.
+
+    Raises:
+        InputError: As :class:`CastlingViT`, and for a ``mask_ratio`` that is no share under 1.
     """
 
     def __init__(
@@ -40,6 +44,8 @@ class CastlingMAEViT(CastlingViT):
         super().__init__(
             arch, attn, softmax_blocks, pos_grid=pos_grid, with_cp=with_cp, init_cfg=init_cfg
         )
+        if not 0 <= mask_ratio < 1:
+            raise InputError(f'mask_ratio is a share from 0 to under 1, not {mask_ratio}')
         self.mask_ratio = mask_ratio
         positions, filters = self.embed.pos_embed.requires_grad_(False), self.embed.proj.weight
         positions.copy_(wave_positions(*positions.shape[1:]))

@@ -183,6 +183,12 @@ def test_backbone_starts_from_the_file_of_a_pretraining(attn, pos_grid, tmp_path
         torch.testing.assert_close(backbone(x)[0], model(x, mask=None)[0])
 
 
+@pytest.mark.parametrize('mask_ratio', [1.0, 75, -0.1])
+def test_no_share(mask_ratio):
+    with pytest.raises(InputError, match=f'mask_ratio is a share .*, not {mask_ratio}'):
+        CastlingMAEViT(TINY, mask_ratio=mask_ratio)
+
+
 def test_windows_have_no_hidden_places():
     model = encoder(dict(type='FocalAttention'))
     with pytest.raises(InputError, match='FocalAttention needs the whole grid'):
