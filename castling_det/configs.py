@@ -60,29 +60,47 @@ def softmax_twin(cfg: Config, shape: tuple[int, int] | None = None) -> Config:
 
 
 def task_of(cfg: Config) -> str:
-    """'detection', 'segmentation' (by ``decode_head``) or 'classification' (by ``head``)."""
+    """'pretraining' (MAE), 'segmentation' (by ``decode_head``), 'classification', 'detection'."""
+    if type_name(cfg.model) == 'MAE':
+        return 'pretraining'
     if 'decode_head' in cfg.model:
         return 'segmentation'
     return 'classification' if 'head' in cfg.model else 'detection'
+
+
+def refuse_pretraining(cfg: Config, what: str) -> None:
+    """Say what there is none of before a model has its task; a config of data alone passes.
+
+    Raises:
+        InputError: For MAE.
+    """
+    if _is_pretraining(cfg):
+        raise InputError(
+            f'{cfg.filename}: there are no {what} of a pretraining: its encoder goes to the '
+            "backbone's init_cfg (docs/mae.md)"
+        )
 
 
 def input_shape(cfg: Config) -> tuple[int, int]:
     """Height and width of what the model sees in the test that its config describes.
 
     Where the test pipeline leaves them to each image they are those of mmseg's
-    ``model.data_preprocessor.size``, the crop that the model is trained on.
+    ``model.data_preprocessor.size``, the crop that the model is trained on. A pretraining has no
+    test: they are those of its training.
 
     Raises:
         InputError: If neither says them.
     """
     scale = shape = None  # width and height, as the transforms have them
-    for transform in _test_pipeline(cfg):
+    for transform in _pipeline(cfg, 'train' if _is_pretraining(cfg) else 'test'):
         kind = type_name(transform)
         if kind == 'Resize' and 'scale' in transform:
             scale = _pair(transform['scale'])
             shape = None if transform.get('keep_ratio', False) else scale
         elif kind == 'CenterCrop':
             shape = _pair(transform['crop_size'])
+        elif kind == 'RandomResizedCrop':
+            shape = _pair(transform['scale'])
         elif kind == 'Pad' and transform.get('size') is not None:
             shape = _pair(transform['size'])
         elif kind == 'Pad' and transform.get('pad_to_square', False) and scale is not None:
@@ -159,10 +177,14 @@ def errors_with_place(cfg: Config) -> Iterator[None]:
         raise InputError(f'{cfg.filename}, {reason}') from error
 
 
-def _test_pipeline(cfg: Config) -> list[dict]:
-    wrapped = (cfg.get('test_dataloader') or {}).get('dataset')
+def _is_pretraining(cfg: Config) -> bool:
+    return 'model' in cfg and task_of(cfg) == 'pretraining'
+
+
+def _pipeline(cfg: Config, split: str) -> list[dict]:
+    wrapped = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
     _, dataset = next(unwrap(wrapped), ('', {}))
-    return dataset.get('pipeline', cfg.get('test_pipeline', []))
+    return dataset.get('pipeline', cfg.get(f'{split}_pipeline', []))
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

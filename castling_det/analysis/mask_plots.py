@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from castling_det.analysis.train_log import read_log
 from castling_det.castling import castling_attentions
 from castling_det.checkpoint import load_weights
-from castling_det.configs import build_model, input_shape
+from castling_det.configs import build_model, input_shape, refuse_pretraining
 from castling_det.errors import InputError
 from castling_det.models.attention import CastlingAttention, Grid
 
@@ -71,7 +71,8 @@ def load_run(work_dir: str | Path) -> tuple[Config, nn.Module]:
     """Config and last checkpoint (the evaluated weights) of a work dir, as a model in eval mode.
 
     Raises:
-        InputError: If the work dir has no config, several, or no checkpoint that fits.
+        InputError: If the work dir has no config, several, or no checkpoint that fits, or if it is
+            of a pretraining.
     """
     work_dir = Path(work_dir)
     configs, last = sorted(work_dir.glob('*.py')), work_dir / 'last_checkpoint'
@@ -81,6 +82,7 @@ def load_run(work_dir: str | Path) -> tuple[Config, nn.Module]:
         names = ', '.join(config.name for config in configs)
         raise InputError(f'{work_dir} holds several configs, leave one: {names}')
     cfg = Config.fromfile(configs[0])
+    refuse_pretraining(cfg, 'pictures of masks')
     model = build_model(cfg)
     load_weights(model, work_dir / Path(last.read_text().strip()).name)
     return cfg, model.eval()

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from numpy import ndarray
 
-from castling_det.configs import type_name
+from castling_det.configs import refuse_pretraining, type_name
 from castling_det.datasets.loading import LoadReadableImage
 from castling_det.errors import InputError
 from castling_det.visualization.drawing import draw, visualizer_for
@@ -40,11 +40,13 @@ def drawn_samples(cfg: Config, split: str, num: int) -> Iterator[tuple[str, ndar
         ``(H, W, 3)``, uint8, BGR, small ones enlarged, label maps with a legend.
 
     Raises:
-        InputError: If the config has no such data loader, or if an image cannot be read.
+        InputError: If the config has no such data loader, if an image cannot be read, or for a
+            pretraining.
     """
     dataloader = cfg.get(f'{split}_dataloader')
     if dataloader is None:
         raise InputError(f'the config has no {split}_dataloader: choose another --split')
+    refuse_pretraining(cfg, 'labels to draw')
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     dataset_cfg = deepcopy(dataloader.dataset)
     if split != 'train' and 'pipeline' in dataset_cfg:

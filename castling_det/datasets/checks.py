@@ -119,7 +119,9 @@ def _report(cfg: Config, dataset: ConfigDict, key: str, use: str, decode: bool) 
             report.error(f'{key}: {error}')
             return report
     report.source = built.ann_file or built.data_prefix.get('seg_map_path') or report.source
-    report.errors += _class_errors(built, dataset, key)
+    report.labelled = getattr(built, 'with_label', True)
+    if report.labelled:
+        report.errors += _class_errors(built, dataset, key)
     if report.errors:
         return report
     pipeline = dataset.get('pipeline', [])
@@ -129,7 +131,7 @@ def _report(cfg: Config, dataset: ConfigDict, key: str, use: str, decode: bool) 
     if check is check_segmentation and any(type_name(s) == 'LoadAnnotations' for s in pipeline):
         report.use = 'train' if use == 'train' else 'metric'  # it needs label maps
     check(report, built, loading, decode)
-    if not report.errors:
+    if report.labelled and not report.errors:
         report.errors += _head_errors(model, key, built.metainfo['classes'])
     return report
 

@@ -14,6 +14,8 @@ def check_classification(
 ) -> None:
     """Check a ``CustomDataset`` of mmpretrain: a folder a class, or a list of files and numbers.
 
+    Without labels (``with_label=False``) it has all images of a folder, or a list of files.
+
     Args:
         report (DatasetReport): Is filled; its first key is where the config has the data set.
         dataset (BaseDataset): Not initialised.
@@ -26,6 +28,12 @@ def check_classification(
         report.error(f'folder {folder} does not exist: set {key}.data_root and {key}.data_prefix')
     elif dataset.ann_file and not Path(dataset.ann_file).is_file():
         report.error(f'list {dataset.ann_file} does not exist: set {key}.ann_file')
+    elif not report.labelled:
+        if not dataset.ann_file and not _num_images(dataset, folder):
+            report.error(
+                f'{folder} holds no image ({", ".join(dataset.extensions)}): set {key}.data_root '
+                f'and {key}.data_prefix'
+            )
     elif dataset.ann_file:
         _check_list(report, dataset, folder)
     else:
@@ -49,9 +57,7 @@ def _check_folders(report: DatasetReport, dataset: BaseDataset, folder: Path) ->
     key, classes = report.keys[0], dataset.metainfo['classes']
     folders = sorted(path.name for path in folder.iterdir() if path.is_dir())
     for name in folders:
-        report.labels[name] = sum(
-            dataset.is_valid_file(file.name) for file in (folder / name).rglob('*')
-        )
+        report.labels[name] = _num_images(dataset, folder / name)
     empty = [name for name, count in report.labels.items() if not count]
     if len(folders) != len(classes):
         more, fewer = (sorted(set(a) - set(b)) for a, b in ((folders, classes), (classes, folders)))
@@ -71,6 +77,10 @@ def _check_folders(report: DatasetReport, dataset: BaseDataset, folder: Path) ->
             f'{first_five(empty)} in {folder} holds no image ({", ".join(dataset.extensions)}): '
             f'fill it, or take the class out of all splits and of {key}.metainfo.classes'
         )
+
+
+def _num_images(dataset: BaseDataset, folder: Path) -> int:
+    return sum(dataset.is_valid_file(file.name) for file in folder.rglob('*'))
 
 
 def _check_list(report: DatasetReport, dataset: BaseDataset, folder: Path) -> None:

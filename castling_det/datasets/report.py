@@ -21,6 +21,7 @@ class DatasetReport:
         empty_images: Those of them without a box to learn or find.
         boxes: Boxes per class as they are written, dropped ones and crowd regions included.
         crowd: Crowd regions among the boxes.
+        labelled: Whether the images have labels, which pretraining does without.
         labels: Images by class or its folder, of a classification set.
         label_maps: Number of label maps that were read.
         pixels: Their pixels by class, and 'ignored' ones.
@@ -36,6 +37,7 @@ class DatasetReport:
     empty_images: int = 0
     boxes: Counter[str] = field(default_factory=Counter)
     crowd: int = 0
+    labelled: bool = True
     labels: Counter[str] = field(default_factory=Counter)
     label_maps: int = 0
     pixels: Counter[str] = field(default_factory=Counter)
@@ -66,6 +68,8 @@ class DatasetReport:
         if not self.images:
             return []
         images = f'  {self.images} images'
+        if not self.labelled:
+            return [f'{images} without labels']
         if self.labels:
             return [images, '  ' + ', '.join(f'{name} {n}' for name, n in self.labels.items())]
         if self.label_maps:

@@ -15,7 +15,7 @@ from numpy import ndarray
 
 from castling_det.castling import castling_attentions
 from castling_det.checkpoint import load_weights
-from castling_det.configs import build_model, type_name
+from castling_det.configs import build_model, refuse_pretraining, type_name
 from castling_det.errors import InputError
 from castling_det.inference.frames import Frame
 
@@ -61,13 +61,14 @@ class TrainedModel(Predictor):
         device (str): As torch names it. Defaults to 'cpu'.
 
     Raises:
-        InputError: If the checkpoint does not exist or is of another model, or if there is no such
-            device.
+        InputError: If the checkpoint does not exist or is of another model, if there is no such
+            device, or for a pretraining.
     """
 
     def __init__(self, cfg: Config, checkpoint: str | Path, device: str = 'cpu') -> None:
         if device.startswith('cuda') and not torch.cuda.is_available():
             raise InputError(f'device {device}: torch finds no GPU here; take --device cpu')
+        refuse_pretraining(cfg, 'predictions and files')
         init_default_scope(cfg.get('default_scope', 'mmdet'))
         self.model = build_model(cfg)
         content = load_weights(self.model, checkpoint)

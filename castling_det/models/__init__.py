@@ -1,6 +1,7 @@
 from .attention import CastlingAttention, NoMixing, SelfAttention, SoftmaxAttention
 from .focal_attention import FocalAttention
 from .levit import CastlingLeViT
+from .mae_vit import CastlingMAEViT
 from .mvit import CastlingMViT
 from .simple_feature_pyramid import SimpleFeaturePyramid
 from .timm_vit import CastlingTimm
@@ -9,6 +10,7 @@ from .vit import CastlingViT
 __all__ = [
     'CastlingAttention',
     'CastlingLeViT',
+    'CastlingMAEViT',
     'CastlingMViT',
     'CastlingTimm',
     'CastlingViT',

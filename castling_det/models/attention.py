@@ -7,6 +7,8 @@ A backbone owns its projections and chooses its attention by ``attn=dict(type=..
 """
 
 import itertools
+import math
+from dataclasses import dataclass
 
 import torch
 from mmengine.registry import MODELS
@@ -21,6 +23,21 @@ from castling_det.ops import (
 )
 
 Grid = tuple[int, int]  # height and width in tokens
+
+
+@dataclass(frozen=True, eq=False)
+class VisibleGrid:
+    """A grid of which only some places have a token, in each image others, as for MAE's encoder.
+
+    It goes where a grid goes, as ``q_hw`` and ``kv_hw`` alike.
+
+    Args:
+        hw (tuple[int, int]): Height and width of the whole grid.
+        places (Tensor): Where on the flattened grid each token stands, ``(B, N)``, int64.
+    """
+
+    hw: Grid
+    places: Tensor
 
 
 class MaskedSoftmax(nn.Module):
@@ -155,8 +172,8 @@ class CastlingAttention(nn.Module):
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        q_hw: Grid | None = None,
-        kv_hw: Grid | None = None,
+        q_hw: Grid | VisibleGrid | None = None,
+        kv_hw: Grid | VisibleGrid | None = None,
         bias: Tensor | None = None,
         num_extra_tokens: int = 0,
     ) -> Tensor:
@@ -166,9 +183,10 @@ class CastlingAttention(nn.Module):
             q (Tensor): Queries ``(B, H, Nq, Dk)``.
             k (Tensor): Keys ``(B, H, Nk, Dk)``.
             v (Tensor): Values ``(B, H, Nk, Dv)``.
-            q_hw, kv_hw (tuple[int, int], optional): Height and width of both grids; needed where
-                they differ. Each query's own value and the convolution of v are then read at the
-                query's place.
+            q_hw, kv_hw (tuple[int, int] | VisibleGrid, optional): Height and width of both grids;
+                needed where they differ. Each query's own value and the convolution of v are then
+                read at the query's place. Of a :class:`VisibleGrid` the convolution sees the whole,
+                with zeros at hidden places as beyond the ends.
             bias (Tensor, optional): Must be None: a kernel has no logits to add it to.
             num_extra_tokens (int): How many leading tokens (class token, ...) of q, k and v are not
                 on the grid. They stay out of the convolution.
@@ -191,11 +209,18 @@ class CastlingAttention(nn.Module):
         out = linear_angular_attention(q, k, v, own, aux)
         if self.conv is None:
             return out
-        local = self.conv(v[:, :, num_extra_tokens:])
+        local = self._convolved(v[:, :, num_extra_tokens:], kv_hw)
         local = F.pad(local, (0, 0, num_extra_tokens, 0))
         if at_queries is not None:
             local = self._at_queries(local, at_queries, num_extra_tokens)
         return out + local
+
+    def _convolved(self, v: Tensor, hw: Grid | VisibleGrid | None) -> Tensor:
+        if not isinstance(hw, VisibleGrid):
+            return self.conv(v)
+        index = hw.places[:, None, :, None].expand_as(v)
+        whole = v.new_zeros(*v.shape[:2], math.prod(hw.hw), v.shape[3]).scatter(2, index, v)
+        return self.conv(whole).gather(2, index)
 
     @staticmethod
     def _at_queries(v: Tensor, index: Tensor, num_extra_tokens: int) -> Tensor:
@@ -334,12 +359,15 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.register_load_state_dict_pre_hook(_load_published_keys)
 
-    def forward(self, x: Tensor, hw: Grid | None = None, num_extra_tokens: int = 0) -> Tensor:
+    def forward(
+        self, x: Tensor, hw: Grid | VisibleGrid | None = None, num_extra_tokens: int = 0
+    ) -> Tensor:
         """Mix the tokens.
 
         Args:
             x (Tensor): ``(B, N, C)``.
-            hw (tuple[int, int], optional): Grid of the tokens; what is drawn of the masks needs it.
+            hw (tuple[int, int] | VisibleGrid, optional): Grid of the tokens; what is drawn of the
+                masks needs it, and so does the convolution where tokens are hidden.
             num_extra_tokens (int): Leading tokens that are not on the grid.
 
         Returns:

@@ -4,7 +4,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from castling_det.errors import InputError
-from castling_det.models.attention import CastlingAttention, Grid
+from castling_det.models.attention import CastlingAttention, Grid, VisibleGrid
 from castling_det.ops import focal_attention
 
 
@@ -48,12 +48,14 @@ class FocalAttention(nn.Module):
         """Mix the values; shapes as in :meth:`CastlingAttention.forward`.
 
         Raises:
-            InputError: If ``bias`` is given, or without the grids.
+            InputError: If ``bias`` is given, without the grids, or where places of them are hidden.
         """
         if bias is not None:
             raise InputError('FocalAttention takes no bias: cells have no positions')
         if q_hw is None or kv_hw is None:
             raise InputError('FocalAttention needs q_hw and kv_hw: its windows are of the grid')
+        if isinstance(q_hw, VisibleGrid):
+            raise InputError('FocalAttention needs the whole grid: its windows have no gaps')
         return focal_attention(q, k, v, q_hw, kv_hw, self.cells, num_extra_tokens)
 
 

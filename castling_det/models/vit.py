@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from castling_det.errors import InputError
-from castling_det.models.attention import Grid, SelfAttention
+from castling_det.models.attention import Grid, SelfAttention, VisibleGrid
 from castling_det.models.base import CastlingBackbone, chosen_arch, chosen_blocks
 from castling_det.models.layers import DropPath
 from castling_det.models.pretrained import vit_state_dict
@@ -85,7 +85,7 @@ class Block(nn.Module):
         self.mlp = MLP(embed_dims, mlp_ratio)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, x: Tensor, hw: Grid, num_extra_tokens: int) -> Tensor:
+    def forward(self, x: Tensor, hw: Grid | VisibleGrid, num_extra_tokens: int) -> Tensor:
         """``(B, N, C)`` to the same; the leading extra tokens are not on the grid."""
         x = x + self.drop_path(self.attn(self.norm1(x), hw, num_extra_tokens))
         return x + self.drop_path(self.mlp(self.norm2(x)))
@@ -182,6 +182,13 @@ class CastlingViT(CastlingBackbone):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image ``(B, 3, H, W)`` to maps ``(B, C, ceil(H / 16), ceil(W / 16))`` or class tokens."""
         x, hw = self.embed(x)
+        tokens = self.through_blocks(x, hw)
+        if self.out_type == 'cls_token':
+            return tuple(tokens[index][:, 0] for index in self.out_indices)
+        return tuple(self._map(tokens[index], hw) for index in self.out_indices)
+
+    def through_blocks(self, x: Tensor, hw: Grid | VisibleGrid) -> list[Tensor]:
+        """The tokens ``(B, N, C)`` after each block, those of the last one normalised."""
         tokens = []
         for block in self.blocks:
             if self.with_cp and self.training:
@@ -190,9 +197,7 @@ class CastlingViT(CastlingBackbone):
                 x = block(x, hw, self.embed.num_extra_tokens)
             tokens.append(x)
         tokens[-1] = self.norm(x)
-        if self.out_type == 'cls_token':
-            return tuple(tokens[index][:, 0] for index in self.out_indices)
-        return tuple(self._map(tokens[index], hw) for index in self.out_indices)
+        return tokens
 
     def _map(self, x: Tensor, hw: Grid) -> Tensor:
         return x[:, self.embed.num_extra_tokens :].transpose(1, 2).unflatten(-1, hw)

@@ -60,6 +60,22 @@ def test_good_list_is_counted(folder):
     assert train.labels == val.labels == dict(cat=1, dog=2) and train.images == 3
 
 
+def test_images_without_labels(folder):
+    """All below a folder, or those of a list; the classes of the model mean nothing to them."""
+    (folder / 'list.txt').write_text('train/cat/0.jpg\nval/dog/1.jpg')
+    unlabelled = dict(with_label=False, metainfo=dict())
+    for changes, number in ((dict(data_prefix=''), 12), (dict(ann_file='list.txt'), 2)):
+        cfg = config(folder, **unlabelled, **dict(data_prefix='') | changes)
+        (report,) = report_datasets(cfg, ['train'], decode=True)
+        assert str(report).splitlines()[1:] == [f'  {number} images without labels']
+    (folder / 'list.txt').write_text('train/cat/7.jpg')
+    (error, _) = errors(folder, **unlabelled, data_prefix='', ann_file='list.txt')
+    assert '1 of 1 images of ' in error and 'train/cat/7.jpg' in error
+    (folder / 'empty').mkdir()
+    (error, _) = errors(folder, **unlabelled, data_prefix='empty')
+    assert 'empty holds no image (' in error
+
+
 def test_a_folder_too_few_or_too_many(folder):
     shutil.rmtree(folder / 'val' / 'dog')
     (error,) = errors(folder)

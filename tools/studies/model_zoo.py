@@ -20,10 +20,10 @@ from mmengine.fileio import load
 from tables import fill_tables
 
 from castling_det.analysis.complexity import count_config
+from castling_det.configs import task_of
 from castling_det.errors import InputError
 
 COUNTS = 'complexity.json'
-_TASKS = dict(mmdet='detection', mmseg='segmentation', mmpretrain='classification')
 _NAME = re.compile(
     r'(?P<algorithm>[^_]+)_(?P<backbone>[^_]+)_[^_]+_(?P<data>[^_]+)-(?P<height>\d+)x(?P<width>\d+)'
 )
@@ -173,8 +173,7 @@ def _overview(leaves: list[Leaf], folder: Path) -> list[list[str]]:
     for leaf in leaves:
         link = f'[{leaf.path.stem}]({leaf.path.relative_to(folder).as_posix()})'
         metric = next((f'{key} {value}' for key, value in leaf.result.metrics.items()), '')
-        task = _TASKS[leaf.config.default_scope]
-        rows.append([link, task, *leaf.counts, metric, leaf.result.status])
+        rows.append([link, task_of(leaf.config), *leaf.counts, metric, leaf.result.status])
     return rows
 
 

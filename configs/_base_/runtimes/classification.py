@@ -1,4 +1,4 @@
-"""Runtime of classifiers: mmpretrain's scope and hooks, counted in epochs."""
+"""Runtime of classifiers and MAE: mmpretrain's scope and hooks, counted in epochs."""
 
 custom_imports = dict(
     imports=['castling_det', 'castling_det.classification'], allow_failed_imports=False
