@@ -78,6 +78,7 @@ def count_complexity(model: nn.Module, *inputs: Tensor) -> Complexity:
         **dict.fromkeys(_FREE_OPS, _no_macs),
         **{
             'aten::scaled_dot_product_attention': _attention_macs,
+            'castling_det::masked_softmax': _attention_macs,
             'aten::baddbmm': _masked_product_macs,
         },
     )
@@ -186,7 +187,7 @@ def _no_macs(inputs: list, outputs: list) -> int:
 
 
 def _attention_macs(inputs: list, outputs: list) -> int:
-    """MACs of q kᵀ and of the product with v; mmengine's counter sees this op as free."""
+    """MACs of q kᵀ and of the product with v; mmengine's counter sees them as free."""
     q, k, v = (value.type().sizes() for value in inputs[:3])
     return math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
 

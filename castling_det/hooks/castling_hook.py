@@ -82,14 +82,13 @@ class CastlingHook(Hook):
         self.is_ahead = planned < self.lowest
         self.ramp = max(planned, self.lowest)
         set_ramp(runner.model, self.ramp)
-        measures = self.every_n_train_iters(runner, self.interval)
         for _, attention in castling_attentions(runner.model):
-            attention.aux.measures = measures
+            attention.aux.nonzeros = None  # of a validation
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None):
         if not self.every_n_train_iters(runner, self.interval):
             return
-        self.nonzeros = take_nonzeros(runner.model)
+        self.nonzeros = nonzeros_by_layer(runner.model)
         if not self.nonzeros:
             return
         scalars = {f'nonzeros/{name}': share for name, share in self.nonzeros.items()}
@@ -129,17 +128,15 @@ def _iterations_done(runner: Runner, batch_idx: int) -> int:
     return before + (within if batch_idx <= within < length else batch_idx)
 
 
-def take_nonzeros(model: nn.Module) -> dict[str, float]:
-    """Nonzeros by layer of the last forward, if it measured; exactly 0 where ramp 1 skipped aux.
+def nonzeros_by_layer(model: nn.Module) -> dict[str, float]:
+    """Nonzeros of the last forward; exactly 0 where ramp 1 skipped aux.
 
     A layer whose branch did not run for another reason (a frozen stage in eval mode) has none.
     """
     shares = {}
     for name, attention in castling_attentions(model):
-        aux = attention.aux
         if attention.ramp >= 1:
             shares[name] = 0.0
-        elif aux.nonzeros is not None:
-            shares[name] = aux.nonzeros.item()
-        aux.measures, aux.nonzeros = False, None
+        elif attention.aux.nonzeros is not None:
+            shares[name] = attention.aux.nonzeros.item()
     return shares

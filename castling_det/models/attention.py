@@ -50,22 +50,18 @@ class MaskedSoftmax(nn.Module):
         threshold (float): t0, the threshold at ramp 0. Defaults to 0.02 (published code).
 
     Attributes:
-        measures (bool): Whether the next forward measures ``nonzeros``, which costs a second
-            softmax. Starts as False.
         nonzeros (Tensor, optional): Share of the softmax entries above the threshold, a float32
-            scalar, in the last forward that measured it.
+            scalar, in the last forward.
     """
 
     def __init__(self, threshold: float = 0.02) -> None:
         super().__init__()
         self.threshold = threshold
-        self.measures = False
         self.nonzeros = None
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, ramp: float | Tensor) -> Tensor:
-        if self.measures:
-            self.nonzeros = self.mask(q, k, ramp).float().mean()
-        return masked_softmax_attention(q, k, v, self._threshold(ramp))
+        out, self.nonzeros = masked_softmax_attention(q, k, v, self._threshold(ramp))
+        return out
 
     @torch.no_grad()
     def mask(self, q: Tensor, k: Tensor, ramp: float | Tensor) -> Tensor:

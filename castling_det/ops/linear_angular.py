@@ -1,4 +1,4 @@
-"""Linear-angular attention (Castling-ViT, arXiv 2211.10526) and its auxiliary branch.
+"""Linear-angular attention (Castling-ViT, arXiv 2211.10526).
 
 The angular kernel of two vectors at cosine c is 1 - arccos(c) / pi = 1/2 + c / pi + odd powers of
 c. The first two terms need only kᵀ v, which costs O(N); training adds what is missing by a softmax
@@ -64,30 +64,3 @@ def linear_angular_attention(
         if aux is not None:
             y = y + aux.to(wide)
         return unit_norm(y).to(dtype)
-
-
-def masked_softmax_attention(q: Tensor, k: Tensor, v: Tensor, threshold: float | Tensor) -> Tensor:
-    """Softmax attention without the probabilities at or under ``threshold``, in O(N²).
-
-    The kept probabilities are not renormalised, and gradients pass through them alone.
-
-    Args:
-        q (Tensor): Queries ``(B, H, Nq, Dk)``, not normalised.
-        k (Tensor): Keys ``(B, H, Nk, Dk)``, not normalised.
-        v (Tensor): Values ``(B, H, Nk, Dv)``.
-        threshold (float | Tensor): 0 is full softmax attention, 1 gives exactly zero.
-
-    Returns:
-        Tensor: ``(B, H, Nq, Dv)`` in the dtype of ``v``.
-    """
-    with torch.autocast(q.device.type, enabled=False):
-        p = softmax_probabilities(q, k)
-        return (torch.where(p > threshold, p, 0.0) @ v.to(p.dtype)).to(v.dtype)
-
-
-def softmax_probabilities(q: Tensor, k: Tensor) -> Tensor:
-    """Probabilities of softmax attention, ``(B, H, Nq, Nk)``, in float32 or wider."""
-    with torch.autocast(q.device.type, enabled=False):
-        wide = torch.promote_types(q.dtype, torch.float32)
-        scaled = q.to(wide) * q.shape[-1] ** -0.5
-        return (scaled @ k.to(wide).transpose(-2, -1)).softmax(dim=-1)

@@ -1,4 +1,4 @@
-"""The slow, obvious forms of our linear attentions, and the kernel that they approximate."""
+"""The slow, obvious forms of our attentions, and the kernel that linear ones approximate."""
 
 import math
 
@@ -37,6 +37,17 @@ def linear_angular_attention_naive(
     half = 0.5 * torch.eye(num_keys, dtype=q.dtype, device=q.device)[own_index]
     p = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
     return unit_norm((half + kernel + p * (p > threshold)) @ v)
+
+
+def masked_softmax_attention_naive(
+    q: Tensor, k: Tensor, v: Tensor, threshold: float | Tensor
+) -> Tensor:
+    """The specification, with (Nq, Nk) matrices; autograd differentiates it.
+
+    Arguments and result as for :func:`masked_softmax_attention`, without the nonzeros.
+    """
+    p = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+    return (p * (p > threshold)) @ v
 
 
 def focal_attention_naive(

@@ -13,9 +13,10 @@ from mmengine.runner import Runner
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-from castling_det.castling import castling_attentions
+from castling_det.castling import training_form
 from castling_det.checkpoint import read_checkpoint
 from castling_det.hooks import CastlingHook
+from castling_det.hooks.castling_hook import nonzeros_by_layer
 from castling_det.models import CastlingLeViT, SelfAttention
 from castling_det.models import attention as attention_module
 
@@ -267,13 +268,13 @@ def test_distributed(tmp_path):
 
 @pytest.mark.parametrize('dynamic', [None, False])
 def test_compiled_once_for_all_ramps(dynamic):
-    """One graph with aux, one that also measures, one without; not one for each threshold."""
+    """One graph with aux and one without; not one for each threshold."""
     torch._dynamo.reset()
     torch.manual_seed(0)
     model = nn.Sequential(sharpened(SelfAttention(8, 2)), sharpened(SelfAttention(8, 2)))
     counter = CompileCounter()
     compiled = torch.compile(model, backend=counter, dynamic=dynamic)
-    hook, x = CastlingHook(interval=8), torch.randn(2, 12, 8)
+    hook, x = CastlingHook(), torch.randn(2, 12, 8)
     runner = SimpleNamespace(
         model=compiled, max_iters=40, max_epochs=1, train_loop=None, visualizer=None
     )
@@ -281,13 +282,14 @@ def test_compiled_once_for_all_ramps(dynamic):
     for runner.iter in range(40):
         hook.before_train_iter(runner, runner.iter)
         out = compiled(x)
+        nonzeros.append(nonzeros_by_layer(compiled))
         assert torch.allclose(out, model(x), atol=1e-6)
+        assert nonzeros[-1] == nonzeros_by_layer(model)
         out.sum().backward()
-        nonzeros += [a.aux.nonzeros for _, a in castling_attentions(compiled) if a.aux.measures]
     torch._dynamo.reset()
-    assert counter.frame_count == 3
-    assert [name for name, _ in castling_attentions(compiled)] == ['0.attn', '1.attn']
-    assert len(nonzeros) == 2 * 5 and nonzeros[0] > nonzeros[2] > 0
+    assert counter.frame_count == 2
+    assert list(nonzeros[0]) == ['0.attn', '1.attn']
+    assert nonzeros[0]['1.attn'] > nonzeros[8]['1.attn'] > nonzeros[36]['1.attn'] == 0
 
 
 def test_nonzeros_are_logged_by_layer(tmp_path):
@@ -310,14 +312,16 @@ def test_nonzeros_are_logged_by_layer(tmp_path):
         assert line[f'nonzeros/{LAYER}'] == pytest.approx(expected[step], abs=1e-7)
         assert line['ramp'] == pytest.approx(min(1.0, (step - 1) / 18))
     assert logged[5][f'nonzeros/{LAYER}'] > logged[20][f'nonzeros/{LAYER}'] == 0
-    assert not runner.model.inner[2].attn.aux.measures
     assert 'nonzeros: 0.0000' in log(runner)
 
 
 def test_frozen_layers_have_no_nonzeros():
+    """Nor those of a validation with aux."""
     backbone = CastlingLeViT('nano', out_indices=(1, 2), frozen_stages=1).train()
     runner = SimpleNamespace(model=backbone, iter=0, max_iters=20, max_epochs=1, train_loop=None)
     hook = CastlingHook(interval=1)
+    with training_form(backbone):
+        backbone(torch.randn(2, 3, 64, 64))
     hook.before_train_iter(runner, 0)
     backbone(torch.randn(2, 3, 64, 64))
     runner.visualizer = SimpleNamespace(add_scalars=lambda scalars, step: None)
