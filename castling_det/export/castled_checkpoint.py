@@ -105,7 +105,8 @@ def castle_checkpoint(
         with atomic_write(folder / f'{stem}{suffix}') as unfinished:
             unfinished.write_bytes(written)
     masks = meta.get('castling', dict(ramp=None, nonzeros={}))
-    return CastledFiles(folder / f'{stem}.pth', folder / f'{stem}.py', **masks)
+    paths = folder / f'{stem}.pth', folder / f'{stem}.py'
+    return CastledFiles(*paths, ramp=masks['ramp'], nonzeros=masks['nonzeros'])
 
 
 def inference_config(cfg: Config) -> Config:

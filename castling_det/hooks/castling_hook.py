@@ -1,5 +1,7 @@
 """The ramp in mmengine's Runner, and the monitor that watches the masks which it empties."""
 
+import torch
+from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -10,6 +12,7 @@ from castling_det.errors import InputError
 from castling_det.ramp import Ramp, require_curve, set_ramp
 
 UNITS = ('share', 'iter', 'epoch')
+EMPTY_MEASUREMENTS = 3  # in a row, after which auxiliary branches rest
 
 
 @HOOKS.register_module()
@@ -28,6 +31,10 @@ class CastlingHook(Hook):
     ``ramp``, and their mean to the log as ``nonzeros``; with several processes, those of the first
     one's batch. Checkpoints keep the ramp and the last nonzeros in ``meta['castling']``, from where
     a loaded model gets its ramp back.
+
+    Where three measurements in a row find every mask of every layer and process empty, the branches
+    rest, and run in iterations that measure alone, until one finds a mask that is not. The log says
+    when they begin to rest and when they stop.
 
     Args:
         curve (str): 'linear', 'cosine', 'step' (a jump at ``end``) or 'constant' (ramp 0
@@ -60,6 +67,7 @@ class CastlingHook(Hook):
         self.lowest = 0.0  # the ramp of the checkpoint that is resumed
         self.is_ahead = False  # of the config's schedule
         self.nonzeros = {}
+        self.num_empty = 0  # measurements in a row without nonzeros
 
     def before_train(self, runner: Runner) -> None:
         if self.unit == 'epoch' and not isinstance(runner.train_loop, EpochBasedTrainLoop):
@@ -81,11 +89,14 @@ class CastlingHook(Hook):
             )
         self.is_ahead = planned < self.lowest
         self.ramp = max(planned, self.lowest)
-        set_ramp(runner.model, self.ramp)
+        rests = self.num_empty >= EMPTY_MEASUREMENTS
+        skips = rests and not self.every_n_train_iters(runner, self.interval)
+        set_ramp(runner.model, 1.0 if skips else self.ramp)
         for _, attention in castling_attentions(runner.model):
             attention.aux.nonzeros = None  # of a validation
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None):
+        set_ramp(runner.model, self.ramp)  # also where branches rested
         if not self.every_n_train_iters(runner, self.interval):
             return
         self.nonzeros = nonzeros_by_layer(runner.model)
@@ -95,17 +106,37 @@ class CastlingHook(Hook):
         runner.visualizer.add_scalars({'ramp': self.ramp, **scalars}, step=runner.iter + 1)
         mean = sum(self.nonzeros.values()) / len(self.nonzeros)
         runner.message_hub.update_scalar('train/nonzeros', mean)
+        if self.ramp < 1:
+            self._count_empty(runner)
+
+    def _count_empty(self, runner: Runner) -> None:
+        rested = self.num_empty >= EMPTY_MEASUREMENTS
+        largest = torch.tensor(max(self.nonzeros.values()))
+        all_reduce(largest, 'max')
+        self.num_empty = 0 if largest > 0 else self.num_empty + 1
+        if self.num_empty == EMPTY_MEASUREMENTS:
+            runner.logger.info(
+                f'CastlingHook: every mask was empty in {EMPTY_MEASUREMENTS} measurements in a '
+                f'row: auxiliary branches run in one iteration of {self.interval}'
+            )
+        elif rested and not self.num_empty:
+            runner.logger.info(
+                'CastlingHook: a mask is no longer empty: auxiliary branches run in every iteration'
+            )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if any(castling_attentions(runner.model)):
-            checkpoint['meta']['castling'] = dict(ramp=self.ramp, nonzeros=self.nonzeros)
+            checkpoint['meta']['castling'] = dict(
+                ramp=self.ramp, nonzeros=self.nonzeros, num_empty=self.num_empty
+            )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         record = checkpoint.get('meta', {}).get('castling')
         if record is None:
             return
         self.ramp, self.nonzeros = record['ramp'], record['nonzeros']
-        self.lowest = self.ramp if runner._resume else 0.0
+        if runner._resume:
+            self.lowest, self.num_empty = self.ramp, record.get('num_empty', 0)
         set_ramp(runner.model, self.ramp)
 
     def _ramp_at(self, runner: Runner, iteration: int) -> float:

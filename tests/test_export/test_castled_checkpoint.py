@@ -42,7 +42,7 @@ def trained(tmp_path_factory):
         cfg='of the training',
         seed=1,
         dataset_meta=dict(classes=('disk', 'lamp')),
-        castling=dict(ramp=0.5, nonzeros=NONZEROS),
+        castling=dict(ramp=0.5, nonzeros=NONZEROS, num_empty=0),
     )
     ema = {f'module.{key}': value for key, value in raw.state_dict().items()}
     state = dict(state_dict=average.state_dict(), ema_state_dict=dict(ema, steps=torch.tensor(3)))

@@ -342,6 +342,46 @@ def test_checkpoint_tells_the_ramp_and_the_nonzeros(tmp_path):
     assert runner.model.inner[2].attn.ramp == pytest.approx(9 / 18)
 
 
+class ThresholdFalls(Hook):
+    """The threshold of the toy, 1 until an iteration and then 0.02."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        runner.model.inner[2].attn.aux.threshold = 0.02 if runner.iter >= self.at else 1.0
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_branches_rest_while_masks_are_empty(tmp_path, by_epoch, aux_calls):
+    """Measured in every second iteration; resumed while they rest; the ramp is never touched."""
+    hook = dict(type='CastlingHook', curve='constant', interval=2)
+    runner, ramps = build_runner(tmp_path, by_epoch, hook, custom=[ThresholdFalls(at=12)])
+    runner.train()
+    assert ramps == dict.fromkeys(range(20), 0.0)
+    # Empty in the 2nd, 4th and 6th; from there on the 8th, ..., 14th alone; then again in each.
+    assert aux_calls == [1.0] * 6 + [1.0] * 3 + [0.02] + [0.02] * 6
+    assert list(scalars(runner)) == list(range(2, 21, 2))
+    assert (
+        log(runner).count(
+            'empty in 3 measurements in a row: auxiliary branches run in one iteration of 2'
+        )
+        == 1
+    )
+    assert log(runner).count('a mask is no longer empty') == 1
+    whole = runner.model.state_dict()
+
+    aux_calls.clear()
+    path = tmp_path / ('epoch_2.pth' if by_epoch else 'iter_10.pth')
+    runner, _ = build_runner(
+        tmp_path, by_epoch, hook, custom=[ThresholdFalls(12)], load_from=str(path), resume=True
+    )
+    runner.train()
+    assert aux_calls == [1.0] + [0.02] * 7
+    resumed = runner.model.state_dict()
+    assert all(torch.equal(resumed[key], value) for key, value in whole.items())
+
+
 @pytest.mark.parametrize('attn', ['SoftmaxAttention', 'inference form'])
 def test_nothing_to_do_without_aux(tmp_path, attn):
     attn = dict(type=attn)
