@@ -67,7 +67,7 @@ class CastlingHook(Hook):
         self.lowest = 0.0  # the ramp of the checkpoint that is resumed
         self.is_ahead = False  # of the config's schedule
         self.nonzeros = {}
-        self.num_empty = 0  # measurements in a row without nonzeros
+        self.num_empty = 0  # measurements in a row that found every mask empty
 
     def before_train(self, runner: Runner) -> None:
         if self.unit == 'epoch' and not isinstance(runner.train_loop, EpochBasedTrainLoop):
@@ -89,9 +89,9 @@ class CastlingHook(Hook):
             )
         self.is_ahead = planned < self.lowest
         self.ramp = max(planned, self.lowest)
-        rests = self.num_empty >= EMPTY_MEASUREMENTS
-        skips = rests and not self.every_n_train_iters(runner, self.interval)
-        set_ramp(runner.model, 1.0 if skips else self.ramp)
+        measures = self.every_n_train_iters(runner, self.interval)
+        rests = self.num_empty >= EMPTY_MEASUREMENTS and not measures
+        set_ramp(runner.model, 1.0 if rests else self.ramp)
         for _, attention in castling_attentions(runner.model):
             attention.aux.nonzeros = None  # of a validation
 

@@ -39,8 +39,8 @@ def masked_softmax_attention(
         tuple[Tensor, Tensor]: y, ``(B, H, Nq, Dv)`` in the dtype of ``v``; and the nonzeros, the
         share of the probabilities above the threshold, a float32 scalar without gradient.
     """
-    y, _, kept = _forward(q, k, v, torch.as_tensor(threshold, dtype=torch.float64))
-    return y, kept / (math.prod(q.shape[:-1]) * k.shape[-2])
+    y, _, num_kept = _forward(q, k, v, torch.as_tensor(threshold, dtype=torch.float64))
+    return y, num_kept / (math.prod(q.shape[:-1]) * k.shape[-2])
 
 
 def softmax_probabilities(q: Tensor, k: Tensor) -> Tensor:
@@ -54,12 +54,12 @@ def softmax_probabilities(q: Tensor, k: Tensor) -> Tensor:
 @torch.library.custom_op('castling_det::masked_softmax', mutates_args=())
 def _forward(q: Tensor, k: Tensor, v: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """y; an upper bound of each row's probabilities, ``(B, H, Nq)``; how many are kept in all."""
-    t, dtype, rows_shape = threshold.item(), v.dtype, q.shape[:-1]
+    t, dtype, batch_heads = threshold.item(), v.dtype, q.shape[:2]
     with torch.autocast(q.device.type, enabled=False):
         q, k, v = _wide_heads(q, k, v)
         y = q.new_zeros(*q.shape[:2], v.shape[2])
         bound = _bound_of_probabilities(q, k)
-        kept = torch.zeros((), dtype=torch.int64, device=q.device)
+        num_kept = torch.zeros((), dtype=torch.int64, device=q.device)
         for heads, rows in _blocks(q, k):
             if not (bound[heads, rows] > t).any():
                 continue
@@ -67,9 +67,9 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, threshold: Tensor) -> tuple[Tensor
             bound[heads, rows] = p.amax(dim=-1)
             if (bound[heads, rows] > t).any():
                 p = F.threshold(p, t, 0.0)
-                kept += p.count_nonzero()
+                num_kept += p.count_nonzero()
                 y[heads, rows] = p @ v[heads]
-    return y.unflatten(0, rows_shape[:2]).to(dtype), bound.unflatten(0, rows_shape[:2]), kept
+    return y.unflatten(0, batch_heads).to(dtype), bound.unflatten(0, batch_heads), num_kept
 
 
 @torch.library.custom_op('castling_det::masked_softmax_backward', mutates_args=())
@@ -79,7 +79,7 @@ def _backward(
     """Gradients of q, k and v, by the formulas of :func:`masked_softmax_attention`."""
     t, inputs, scale = threshold.item(), (q, k, v), q.shape[-1] ** -0.5
     with torch.autocast(q.device.type, enabled=False):
-        dy, q, k, v = _wide_heads(dy, q, k, v)
+        q, k, v, dy = _wide_heads(q, k, v, dy)
         dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for heads, rows in _blocks(q, k):
             if not (bound.flatten(0, 1)[heads, rows] > t).any():
@@ -99,7 +99,7 @@ def _backward(
 
 
 def _wide_heads(*tensors: Tensor) -> list[Tensor]:
-    """``(B, H, N, D)`` to ``(B H, N, D)``, in float32 or wider."""
+    """``(B, H, N, D)`` to ``(B H, N, D)``, all as wide as the first, and float32 at least."""
     wide = torch.promote_types(tensors[0].dtype, torch.float32)
     return [x.flatten(0, 1).to(wide) for x in tensors]
 
