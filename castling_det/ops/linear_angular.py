@@ -2,8 +2,8 @@
 
 The angular kernel of two vectors at cosine c is 1 - arccos(c) / pi = 1/2 + c / pi + odd powers of
 c. The first two terms need only kᵀ v, which costs O(N); training adds what is missing by a softmax
-attention whose small entries are masked. Every tensor is ``(B, H, N, D)``: batch, heads, tokens,
-width of a head. Sums and norms are in float32 or wider, whatever the input.
+attention whose small entries are masked (masked_softmax.py). Every tensor is ``(B, H, N, D)``:
+batch, heads, tokens, width of a head. Sums and norms are in float32 or wider, whatever the input.
 """
 
 import math

@@ -362,12 +362,7 @@ def test_branches_rest_while_masks_are_empty(tmp_path, by_epoch, aux_calls):
     # Empty in the 2nd, 4th and 6th; from there on the 8th, ..., 14th alone; then again in each.
     assert aux_calls == [1.0] * 6 + [1.0] * 3 + [0.02] + [0.02] * 6
     assert list(scalars(runner)) == list(range(2, 21, 2))
-    assert (
-        log(runner).count(
-            'empty in 3 measurements in a row: auxiliary branches run in one iteration of 2'
-        )
-        == 1
-    )
+    assert log(runner).count('in a row: auxiliary branches run in one iteration of 2') == 1
     assert log(runner).count('a mask is no longer empty') == 1
     whole = runner.model.state_dict()
 
