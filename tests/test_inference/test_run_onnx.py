@@ -22,8 +22,9 @@ from torch.nn import functional as F
 onnx = pytest.importorskip('onnx', reason="the extra 'export' is not installed")
 pytest.importorskip('onnxruntime')
 
-from castling_det.inference import run_onnx  # noqa: E402
 from castling_det.inference.onnx_predictor import OnnxPredictor  # noqa: E402
+
+from castling_det.inference import run_onnx  # noqa: E402
 from castling_det.inference.run_onnx import nms, open_model, resize  # noqa: E402
 
 METADATA = dict(
