@@ -94,5 +94,7 @@ def _is_known(kind: Any) -> bool:
     below = tuple(f'{name}.' for name in _LIBRARIES)
     if not re.fullmatch(r'[\w.]+', kind) or not kind.startswith(below):
         return False
-    named = get_object_from_string(kind)  # None for a registry's scope and a name in it
-    return named is None or (isinstance(named, type) and f'{named.__module__}.'.startswith(below))
+    named = get_object_from_string(kind)
+    if named is None:  # of a registry: its scope and a name
+        return kind.count('.') == 1
+    return isinstance(named, type) and f'{named.__module__}.'.startswith(below)
