@@ -40,12 +40,12 @@ def stored_config(checkpoint: str | Path) -> Config:
         values = _values(text)
         if missing := {'model', 'test_dataloader'} - values.keys():
             raise ValueError(f'there is no {" and no ".join(sorted(missing))}')
-        imports = values.pop('custom_imports', {}).get('imports', [])
+        imports = dict(values.pop('custom_imports', {})).get('imports', [])
         for name in [imports] if isinstance(imports, str) else imports:
             if not re.fullmatch(r'castling_det(\.\w+)*', name):
                 raise ValueError(f'custom_imports has {name!r}, which is not of castling_det')
             import_modules_from_strings(name)
-    except (ValueError, TypeError, SyntaxError, ImportError, RecursionError) as error:
+    except (ValueError, TypeError, SyntaxError, ImportError, RecursionError, MemoryError) as error:
         raise InputError(
             f'the config in {checkpoint} is not read: {error}; if you trust its file, give that '
             'too, Predictor(config, checkpoint)'

@@ -90,8 +90,9 @@ class Predictor:
 
         Args:
             pictures: One of these, or an iterable of any of them: the path of an image, of a
-                folder (with all folders in it) or of a video; a PIL image, which is turned as its
-                EXIF data say; an RGB array ``(H, W, 3)``, uint8.
+                folder (with all folders in it) or of a video, or what :func:`open_frames` makes of
+                it; a PIL image, which is turned as its EXIF data say; an RGB array ``(H, W, 3)``,
+                uint8.
             batch_size (int): How many are read before they are computed. Defaults to 1.
             threshold (float): Least score, 0 to 1, of boxes. Defaults to 0.3.
             progress (bool): Whether to show on the standard error how far it is. Defaults to False.
@@ -162,8 +163,7 @@ def _frames(picture: Picture) -> ImageFiles | VideoFile | list[Frame]:
     if isinstance(picture, str | Path):
         return open_frames(Path(picture))
     if not isinstance(picture, Image.Image | ndarray):
-        kind = type(picture).__name__
-        raise InputError(f'a {kind} is neither a path nor a PIL image nor an RGB array')
+        raise InputError(f'neither a path nor a PIL image nor an RGB array: {picture!r:.100}')
     try:
         return [Frame(None, None, rgb_values(picture))]
     except ValueError as error:

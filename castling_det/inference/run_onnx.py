@@ -500,19 +500,19 @@ def predict(
     return records
 
 
-def images_below(folder: Path, left_out: Path | None = None) -> list[Path]:
+def images_below(folder: Path, *left_out: Path | None) -> list[Path]:
     """Paths of the images in a folder, and in all folders in it, below it, in order.
 
     Args:
         folder (Path): Where to look.
-        left_out (Path, optional): A folder in it of which there are none: of what was drawn before.
+        *left_out (Path, optional): Folders in it of which there are none: of what was drawn before.
     """
-    drawn = Path(os.path.relpath(left_out or folder, folder))
+    drawn = {Path(os.path.relpath(each, folder)) for each in left_out if each}
     found = sorted(file.relative_to(folder) for file in folder.rglob('*'))
     return [
         file
         for file in found
-        if file.suffix.lower() in IMAGE_SUFFIXES and drawn not in file.parents[:-1]
+        if file.suffix.lower() in IMAGE_SUFFIXES and drawn.isdisjoint(file.parents[:-1])
     ]
 
 
@@ -521,8 +521,13 @@ def picture_name(path: Path) -> str:
     return path.name if path.suffix.lower() in {'.jpg', '.jpeg', '.png'} else f'{path.name}.png'
 
 
-def name_images(sources: Sequence[Path], out: Path | None) -> dict[Path, Path]:
+def name_images(sources: Sequence[Path], out: Path | None, labels: Path | None) -> dict[Path, Path]:
     """Image files by their names: the path below the folder that was given, or their own.
+
+    Args:
+        sources (Sequence[Path]): Image files and folders.
+        out (Path, optional): Folder for pictures, which are no images if it is in a source.
+        labels (Path, optional): Folder for label maps, likewise.
 
     Raises:
         ValueError: If a folder holds no image, or is where pictures are to go, or if two images
@@ -532,7 +537,7 @@ def name_images(sources: Sequence[Path], out: Path | None) -> dict[Path, Path]:
     for source in sources:
         if out and out.resolve() == (source if source.is_dir() else source.parent).resolve():
             raise ValueError(f'--out {out} holds the input: choose another folder')
-        names = images_below(source, out) if source.is_dir() else [Path(source.name)]
+        names = images_below(source, out, labels) if source.is_dir() else [Path(source.name)]
         if not names:
             raise ValueError(f'folder {source} holds no image')
         folder = source if source.is_dir() else source.parent
@@ -604,7 +609,7 @@ def main() -> None:
         if len(args.images) == 1 and not args.images[0].is_dir():
             records = predict(model, read_image(args.images[0]), *to_write)
         else:
-            records = predict_all(model, name_images(args.images, args.out), *to_write)
+            records = predict_all(model, name_images(args.images, args.out, args.labels), *to_write)
     except (OSError, ValueError) as error:
         raise SystemExit(f'error: {error}') from error
     json.dump(records, sys.stdout, indent=1)

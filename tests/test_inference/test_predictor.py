@@ -255,7 +255,7 @@ def test_every_kind_of_picture(predict, image, tmp_path, capsys):
 def test_what_is_no_picture_is_refused(predict, image, tmp_path):
     (tmp_path / 'a.jpg').write_text('no image')
     for pictures, reason in (
-        ([image, 3], 'a int is neither a path nor a PIL image nor an RGB array'),
+        ([image, 3], 'neither a path nor a PIL image nor an RGB array: 3'),
         (image[..., 0], r'an array is \(H, W, 3\) of uint8'),
         (Image.fromarray(image[..., 0].astype(np.float32)), 'pixels of mode F'),
         ([image, 'no.jpg'], 'no.jpg does not exist'),
