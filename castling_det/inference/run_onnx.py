@@ -578,7 +578,7 @@ def predict_all(
         try:
             image = read_image(file)
         except ValueError as error:
-            sys.stderr.write(f'left out: {error}\n')
+            sys.stderr.write(f'\nleft out: {error}\n')
         else:
             picture = out and out / name.with_name(picture_name(name))
             label_map = labels and labels / name.with_name(f'{name.name}.png')

@@ -1,6 +1,8 @@
 """Trained models as functions of images, and all that a predictor takes, gives and refuses."""
 
 import json
+import re
+import textwrap
 from pathlib import Path
 
 import cv2
@@ -250,6 +252,25 @@ def test_every_kind_of_picture(predict, image, tmp_path, capsys):
     said = capsys.readouterr().err
     assert '6/7' in said and 'completed: 6' in said
     assert next(predict(folder)).path == Path('deep/a.png')
+
+
+def test_page_on_python(checkpoint, image, tmp_path, monkeypatch, capsys):
+    """What the page shows, with a checkpoint in place of its ONNX file."""
+    monkeypatch.chdir(tmp_path)
+    Path('folder').mkdir()
+    for name in ('a.jpg', 'folder/b.png'):
+        Image.fromarray(image).save(name)
+    video = cv2.VideoWriter('video.mp4', cv2.VideoWriter_fourcc(*'mp4v'), 5, (200, 90))
+    video.write(image)
+    video.release()
+    section = (ROOT / 'docs' / 'shipping.md').read_text().split('## From Python')[1]
+    block = textwrap.dedent(re.search(r'(?:^    .*\n|^\n(?=    ))+', section, re.MULTILINE)[0])
+    names = dict(pil_image=Image.fromarray(image), rgb_array=image)
+    exec(block.replace('shipped/detector.onnx', str(checkpoint)), names)
+    said = capsys.readouterr().out.splitlines()
+    files = [line.split()[0] for line in said if line.startswith(('a.jpg', 'b.', 'None', 'video'))]
+    assert files == ['a.jpg', 'b.png', 'None', 'None', 'video.mp4']
+    assert cv2.imread('drawn.jpg').shape == (270, 600, 3)
 
 
 def test_what_is_no_picture_is_refused(predict, image, tmp_path):
