@@ -2,7 +2,8 @@
 
 Importing this package registers everything that needs torch and mmengine alone in mmengine's root
 registries, so that a plain type name works from mmdet, mmseg and mmpretrain configs. The PicoDet
-neck and head need mmdet; ``castling_det.detection`` registers them.
+neck and head need mmdet; ``castling_det.detection`` registers them. ``castling_det.Predictor`` is
+imported when it is asked for, since reading images needs mmcv and OpenCV.
 """
 
 from .compat.config_bases import know_our_configs
@@ -21,6 +22,7 @@ from .ramp import Ramp  # noqa: E402
 
 __version__ = '0.1.0'
 __all__ = [
+    'Predictor',
     'Ramp',
     'castle',
     'castlify',
@@ -31,3 +33,11 @@ __all__ = [
     'training_form',
     '__version__',
 ]
+
+
+def __getattr__(name: str) -> type:
+    if name != 'Predictor':
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    from .inference.predictor import Predictor
+
+    return Predictor

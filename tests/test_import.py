@@ -25,6 +25,17 @@ def test_import_needs_torch_and_mmengine_alone():
     assert run(script) == '[]'
 
 
+def test_predictor_brings_the_libraries_of_its_model_alone():
+    script = (
+        'import sys, castling_det\n'
+        'assert "castling_det.inference" not in sys.modules\n'
+        'castling_det.Predictor\n'
+        'hosts = {"mmdet", "mmseg", "mmpretrain", "onnxruntime"}\n'
+        'print(sorted(hosts & {name.partition(".")[0] for name in sys.modules}))'
+    )
+    assert run(script) == '[]'
+
+
 @pytest.mark.parametrize('host', ['mmdet', 'mmseg'])
 def test_a_plain_type_name_builds_in_the_host(host):
     models = import_module(f'{host}.registry').MODELS

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from castling_det.engine.cli import add_config_arguments, errors_in_one_sentence, load_config
 from castling_det.export.metadata import DECODES
-from castling_det.inference.predictor import TrainedModel
+from castling_det.inference.trained_model import TrainedModel
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,27 +1,24 @@
 """Draw what a model sees in an image, in all images of a folder, or in a video.
 
-python tools/image_demo.py photos --config CONFIG --checkpoint CHECKPOINT --out-dir drawn
+python tools/image_demo.py photos --checkpoint CHECKPOINT --out-dir drawn
 
-An .onnx file, as tools/export_onnx.py writes it, serves in place of both:
+The checkpoint is one of a training, which holds its config, or an .onnx file, as
+tools/export_onnx.py writes it. With --config it may be any.
 
-python tools/image_demo.py photos --checkpoint model.onnx --out-dir drawn
-
-Pictures keep their path below the folder, a video its name; beside them the predictions of a
-detector or classifier stand in predictions.json (while it works one a line in
-predictions.unfinished.jsonl), a segmentor's label maps in label_maps/.
+Pictures keep their path below the folder, a video its name. Beside them stands predictions.json
+(while it works one image a line in predictions.unfinished.jsonl), and label maps of a segmentor in
+label_maps/.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from mmengine.config import DictAction
-from mmengine.utils import track_iter_progress
 
+from castling_det import Predictor
 from castling_det.engine.cli import errors_in_one_sentence, load_config
 from castling_det.inference.frames import ImageFiles, open_frames
 from castling_det.inference.pictures import draw_predictions
-from castling_det.inference.predictor import Predictor, TrainedModel
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,50 +26,37 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('source', type=Path, help='image, folder of images, or video')
-    parser.add_argument('--config', help='config file; an .onnx file needs none')
+    parser.add_argument('--config', help="config file; default: the checkpoint's")
     parser.add_argument('--checkpoint', required=True, help='checkpoint file, or .onnx file')
     parser.add_argument('--out-dir', type=Path, required=True, help='folder for what is drawn')
     parser.add_argument('--score-thr', type=float, default=0.3, help='of boxes, least; 0 to 1')
+    parser.add_argument('--batch-size', type=int, default=1, help='images computed together')
     parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:1, ...')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='override: key=value ...'
     )
     args = parser.parse_args()
-    for_checkpoints = [args.config, args.cfg_options, args.device != 'cpu']
-    if is_onnx(args.checkpoint) and any(for_checkpoints):
-        parser.error('an .onnx file takes no --config, no --cfg-options, and runs on the CPU')
-    if not is_onnx(args.checkpoint) and args.config is None:
-        parser.error('a checkpoint needs the --config that it was trained with')
+    if args.cfg_options and args.config is None:
+        parser.error('--cfg-options are for the --config')
     return args
-
-
-def is_onnx(file: str) -> bool:
-    return Path(file).suffix == '.onnx'
-
-
-def open_predictor(args: argparse.Namespace) -> Predictor:
-    if not is_onnx(args.checkpoint):
-        return TrainedModel(
-            load_config(args.config, args.cfg_options), args.checkpoint, args.device
-        )
-    try:
-        from castling_det.inference.onnx_predictor import OnnxPredictor
-    except ImportError as error:
-        raise SystemExit(f"error: {error}; pip install 'castling_det[export]'") from error
-    return OnnxPredictor(args.checkpoint)
 
 
 def main() -> None:
     args = parse_args()
     with errors_in_one_sentence():
         frames = open_frames(args.source, args.out_dir)
-        num_drawn, num_boxes = draw_predictions(
-            *(frames, open_predictor(args), args.out_dir, args.score_thr),
-            track=lambda frames: track_iter_progress((frames, len(frames)), file=sys.stderr),
-        )
-    line = f'drawn: {num_drawn} of {len(frames)}'
-    if num_boxes is not None:
-        line += f', boxes: {num_boxes}'
+        files = [args.checkpoint]
+        if args.config is not None:
+            files.insert(0, load_config(args.config, args.cfg_options))
+        predict = Predictor(*files, device=args.device)
+        results = predict(frames, args.batch_size, args.score_thr, progress=True)
+        drawn = draw_predictions(results, frames, args.out_dir)
+    line = f'drawn: {drawn.num_images} of {len(frames)}'
+    if drawn.num_boxes is not None:
+        line += f', boxes: {drawn.num_boxes}'
+    if drawn.num_boxes == 0:
+        best = 'none' if drawn.best_score is None else f'{drawn.best_score:.3f}'
+        line += f' (best score: {best}, --score-thr: {args.score_thr})'
     if isinstance(frames, ImageFiles) and frames.unreadable:
         reasons = '; '.join(f'{file}: {why}' for file, why in frames.unreadable.items())
         line += f', left out: {len(frames.unreadable)} ({reasons})'

@@ -37,7 +37,7 @@ def drawn_samples(cfg: Config, split: str, num: int) -> Iterator[tuple[str, ndar
 
     Yields:
         tuple[str, ndarray]: Place in the data set and stem of the image file, and the picture
-        ``(H, W, 3)``, uint8, BGR, small ones enlarged, label maps with a legend.
+        ``(H, W, 3)``, uint8, RGB, small ones enlarged, label maps with a legend.
 
     Raises:
         InputError: If the config has no such data loader, if an image cannot be read, or for a
@@ -55,7 +55,7 @@ def drawn_samples(cfg: Config, split: str, num: int) -> Iterator[tuple[str, ndar
     dataset = DATASETS.build(dataset_cfg)
     for index in np.linspace(0, len(dataset) - 1, min(num, len(dataset)), dtype=int).tolist():
         sample = dataset[index]
-        image = sample['inputs'].permute(1, 2, 0).numpy().clip(0, 255).astype(np.uint8)
+        image = sample['inputs'].flip(0).permute(1, 2, 0).numpy().clip(0, 255).astype(np.uint8)
         truth = sample['data_samples']
         if isinstance(truth, DetDataSample):
             truth.gt_instances.bboxes = get_box_tensor(truth.gt_instances.bboxes)

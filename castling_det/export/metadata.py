@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from mmdet.utils import get_test_pipeline_cfg
-from mmdet.visualization import get_palette
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
 import castling_det
 from castling_det.configs import input_shape, task_of, type_name
 from castling_det.errors import InputError
-from castling_det.inference.predictor import TrainedModel
+from castling_det.inference.trained_model import TrainedModel
 from castling_det.provenance import source_commit
 
 # How far files go, by task; the first is what one gets without asking.
@@ -44,12 +43,10 @@ def describe(
     if decode not in DECODES[task]:
         raise InputError(f'decode of {task} is one of {", ".join(DECODES[task])}, not {decode!r}')
     cfg, preprocessor = trained.model.cfg, trained.model.data_preprocessor
-    classes = list(trained.dataset_meta['classes'])
-    palette = get_palette(trained.dataset_meta.get('palette'), len(classes))
     described = dict(
         task=task,
-        classes=classes,
-        palette=[[int(channel) for channel in colour] for colour in palette],
+        classes=list(trained.classes),
+        palette=[[int(channel) for channel in colour] for colour in trained.palette],
         decode=decode,
         precision='fp16' if half else 'fp32',
         **_resizing(cfg, shape),

@@ -16,7 +16,7 @@ from castling_det.export.metadata import describe
 from castling_det.export.onnx_model import OPSET, onnx, session, write
 from castling_det.export.recording import record
 from castling_det.inference import run_onnx
-from castling_det.inference.predictor import TrainedModel
+from castling_det.inference.trained_model import TrainedModel
 
 
 def export_onnx(

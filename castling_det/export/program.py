@@ -13,7 +13,7 @@ from castling_det.export.agreement import Agreement, check
 from castling_det.export.build import graphs
 from castling_det.export.graph import EXAMPLE_SHAPE, OPEN, trace
 from castling_det.export.metadata import describe
-from castling_det.inference.predictor import TrainedModel
+from castling_det.inference.trained_model import TrainedModel
 
 
 def export_program(

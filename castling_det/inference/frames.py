@@ -1,19 +1,19 @@
 """Where a demo's images come from: image files, or the frames of a video."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import numpy as np
 from numpy import ndarray
 from PIL import Image
 
 from castling_det.datasets.loading import LoadReadableImage
 from castling_det.errors import InputError
+from castling_det.inference.run_onnx import IMAGE_SUFFIXES, images_below
 
-IMAGE_SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp'}
 VIDEO_SUFFIXES = {'.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm'}
 
 
@@ -22,12 +22,13 @@ class Frame:
     """One image.
 
     Attributes:
-        file (Path): The image, or the video that it is of, below the folder of the input.
-        number (int, optional): Its place in the video, from 0; None for an image file.
-        image (ndarray): ``(H, W, 3)``, uint8, BGR.
+        file (Path, optional): The image, or the video that it is of, below the folder of the input;
+            None where pixels were given.
+        number (int, optional): Its place in the video, from 0; None for a single image.
+        image (ndarray): ``(H, W, 3)``, uint8, RGB.
     """
 
-    file: Path
+    file: Path | None
     number: int | None
     image: ndarray
 
@@ -65,7 +66,12 @@ class ImageFiles:
             except InputError:
                 self.unreadable[file] = 'damaged or not an image'
             else:
-                yield Frame(file, None, image)
+                yield Frame(file, None, _swapped(image))
+
+
+def _swapped(image: ndarray) -> ndarray:
+    """OpenCV's BGR to RGB."""
+    return np.ascontiguousarray(image[..., ::-1])
 
 
 def _check_size(file: Path) -> None:
@@ -112,7 +118,7 @@ class VideoFile:
             number = 0
             is_read, image = capture.read()
             while is_read:
-                yield Frame(Path(self.file.name), number, image)
+                yield Frame(Path(self.file.name), number, _swapped(image))
                 number += 1
                 is_read, image = capture.read()
         finally:
@@ -130,13 +136,7 @@ def open_frames(source: Path, out_dir: Path | None = None) -> ImageFiles | Video
         InputError: If there is nothing, a folder without images, or a video that cannot be read.
     """
     if source.is_dir():
-        drawn = Path(os.path.relpath(out_dir or source, source))
-        found = sorted(file.relative_to(source) for file in source.rglob('*'))
-        files = [
-            file
-            for file in found
-            if file.suffix.lower() in IMAGE_SUFFIXES and drawn not in file.parents[:-1]
-        ]
+        files = images_below(source, out_dir)
         if not files:
             raise InputError(
                 f'folder {source} holds no image ({", ".join(sorted(IMAGE_SUFFIXES))})'

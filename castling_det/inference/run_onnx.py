@@ -1,6 +1,7 @@
 """Detect, segment or classify with an exported ONNX file, by onnxruntime, numpy and Pillow alone.
 
 python run_onnx.py model.onnx image.jpg --out picture.png
+python run_onnx.py model.onnx photos image.jpg --out drawn
 
 ``tools/export_onnx.py`` puts a copy of this file beside each model. To use it as a module::
 
@@ -19,17 +20,22 @@ python run_onnx.py model.onnx image.jpg --out picture.png
 import argparse
 import functools
 import json
+import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import onnxruntime
 from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+if TYPE_CHECKING:
+    import onnxruntime
+
 NEEDED = {'task', 'decode', 'classes', 'palette', 'input_size', 'interpolation'}  # of the metadata
+IMAGE_SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp'}
 NUM_BEST = 5  # of a classifier's classes that the command names
 # Pillow's names of what is read as training reads it; 16-bit grey begins with 'I;16'.
 MODES = {'1', 'L', 'P', 'LA', 'PA', 'RGB', 'RGBA', 'RGBX', 'CMYK', 'YCbCr'}
@@ -56,7 +62,7 @@ class OnnxModel:
         metadata (dict): All that the file says of itself.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, metadata: dict) -> None:
+    def __init__(self, session: 'onnxruntime.InferenceSession', metadata: dict) -> None:
         self.session, self.metadata = session, metadata
         self.classes = metadata['classes']
         self.palette = [tuple(colour) for colour in metadata['palette']]
@@ -195,6 +201,8 @@ def open_model(
         ValueError: If onnxruntime cannot run it, if it was not written by ``tools/export_onnx.py``,
             or if it holds a detector's raw outputs.
     """
+    import onnxruntime  # what else is in this file does without
+
     if not Path(model).is_file():
         raise FileNotFoundError(f'ONNX file {model} does not exist')
     options = onnxruntime.SessionOptions()
@@ -422,68 +430,186 @@ def draw_labels(labels: ndarray, segmentor: OnnxSegmentor) -> Image.Image:
     return picture
 
 
-def box_records(found: Detections, detector: OnnxDetector) -> list[dict]:
+def box_records(found: Detections, classes: Sequence[str]) -> list[dict]:
     """Boxes for json."""
     return [
         dict(
             bbox_xyxy=[round(float(side), 2) for side in box],
             score=round(float(score), 4),
-            label=detector.classes[label],
+            label=classes[label],
         )
         for box, score, label in zip(*found, strict=True)
     ]
 
 
-def label_records(labels: ndarray, segmentor: OnnxSegmentor) -> list[dict]:
+def label_records(labels: ndarray, classes: Sequence[str]) -> list[dict]:
     """The classes of a label map for json, the largest first, with their shares of the pixels."""
     present, counts = np.unique(labels, return_counts=True)
     return [
-        dict(label=segmentor.classes[present[i]], share=round(float(counts[i] / labels.size), 4))
+        dict(label=classes[present[i]], share=round(float(counts[i] / labels.size), 4))
         for i in np.argsort(-counts, kind='stable')
     ]
 
 
-def class_records(scores: ndarray, classifier: OnnxClassifier) -> list[dict]:
+def class_records(scores: ndarray, classes: Sequence[str]) -> list[dict]:
     """The best classes for json, the best first."""
     return [
-        dict(label=classifier.classes[i], score=round(float(scores[i]), 4))
+        dict(label=classes[i], score=round(float(scores[i]), 4))
         for i in np.argsort(-scores, kind='stable')[:NUM_BEST]
     ]
 
 
+@functools.cache
+def warn_of_font(label: int, name: str) -> None:
+    """Say once that pictures have a number for a name."""
+    sys.stderr.write(f'warning: no font here can write class {label}: {name}\n')
+
+
+def predict(
+    model: OnnxModel, image: ndarray, out: Path | None, labels: Path | None, score_thr: float
+) -> list[dict]:
+    """What is found in an image, for json, and written: a picture, and of a segmentor labels.
+
+    Args:
+        model (OnnxModel): As of :func:`open_model`.
+        image (ndarray): ``(H, W, 3)``, uint8, RGB.
+        out (Path, optional): Picture to write, with what was found on it.
+        labels (Path, optional): Label map to write, a PNG with a palette.
+        score_thr (float): Least score of boxes.
+    """
+    found = model(image)
+    if isinstance(model, OnnxSegmentor):
+        label_map = draw_labels(found, model)
+        picture = Image.blend(Image.fromarray(image), label_map.convert('RGB'), 0.6)
+        records = label_records(found, model.classes)
+        if labels:
+            labels.parent.mkdir(parents=True, exist_ok=True)
+            label_map.save(labels)
+    elif isinstance(model, OnnxClassifier):
+        records = class_records(found, model.classes)
+        picture = draw_classes(image, records)
+    else:
+        found = Detections(*(each[found.scores >= score_thr] for each in found))
+        records, picture = box_records(found, model.classes), draw_boxes(image, found, model)
+        for label in sorted(set(found.labels.tolist())) if out else ():
+            if not font_for(model.classes[label]):
+                warn_of_font(label, model.classes[label])
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(out)
+    return records
+
+
+def images_below(folder: Path, *left_out: Path | None) -> list[Path]:
+    """Paths of the images in a folder, and in all folders in it, below it, in order.
+
+    Args:
+        folder (Path): Where to look.
+        *left_out (Path, optional): Folders in it of which there are none: of what was drawn before.
+    """
+    drawn = {Path(os.path.relpath(each, folder)) for each in left_out if each}
+    found = sorted(file.relative_to(folder) for file in folder.rglob('*'))
+    return [
+        file
+        for file in found
+        if file.suffix.lower() in IMAGE_SUFFIXES and drawn.isdisjoint(file.parents[:-1])
+    ]
+
+
+def picture_name(path: Path) -> str:
+    """Name of an image's picture: the same, with .png behind what is neither JPEG nor PNG."""
+    return path.name if path.suffix.lower() in {'.jpg', '.jpeg', '.png'} else f'{path.name}.png'
+
+
+def name_images(sources: Sequence[Path], out: Path | None, labels: Path | None) -> dict[Path, Path]:
+    """Image files by their names: the path below the folder that was given, or their own.
+
+    Args:
+        sources (Sequence[Path]): Image files and folders.
+        out (Path, optional): Folder for pictures, which are no images if it is in a source.
+        labels (Path, optional): Folder for label maps, likewise.
+
+    Raises:
+        ValueError: If a folder holds no image, or is where pictures are to go, or if two images
+            would become one picture.
+    """
+    images, pictures = {}, {}
+    for source in sources:
+        if out and out.resolve() == (source if source.is_dir() else source.parent).resolve():
+            raise ValueError(f'--out {out} holds the input: choose another folder')
+        names = images_below(source, out, labels) if source.is_dir() else [Path(source.name)]
+        if not names:
+            raise ValueError(f'folder {source} holds no image')
+        folder = source if source.is_dir() else source.parent
+        for name in names:
+            other = pictures.setdefault(name.with_name(picture_name(name)), folder / name)
+            if other != folder / name:
+                raise ValueError(f'{other} and {folder / name} would become one picture')
+            images[name] = folder / name
+    return images
+
+
+def predict_all(
+    model: OnnxModel,
+    images: dict[Path, Path],
+    out: Path | None,
+    labels: Path | None,
+    score_thr: float,
+) -> list[dict]:
+    """:func:`predict` for images by their names, with a line of progress on the standard error.
+
+    Those that cannot be read are left out, and named there.
+
+    Args:
+        model (OnnxModel): As of :func:`open_model`.
+        images (dict[Path, Path]): As of :func:`name_images`.
+        out (Path, optional): Folder for pictures.
+        labels (Path, optional): Folder for label maps, ``NAME.png``.
+        score_thr (float): Least score of boxes.
+
+    Returns:
+        list[dict]: ``file``, the name, and ``predictions``.
+
+    Raises:
+        ValueError: If none can be read.
+    """
+    records, start = [], time.monotonic()
+    for number, (name, file) in enumerate(images.items(), 1):
+        try:
+            image = read_image(file)
+        except ValueError as error:
+            sys.stderr.write(f'\nleft out: {error}\n')
+        else:
+            picture = out and out / name.with_name(picture_name(name))
+            label_map = labels and labels / name.with_name(f'{name.name}.png')
+            found = predict(model, image, picture, label_map, score_thr)
+            records.append(dict(file=name.as_posix(), predictions=found))
+        left = (time.monotonic() - start) / number * (len(images) - number)
+        sys.stderr.write(f'\r{number} of {len(images)} images, {left:.0f} s left ')
+    sys.stderr.write('\n')
+    if not records:
+        raise ValueError(f'none of the {len(images)} images can be read')
+    return records
+
+
 def main() -> None:
-    """The command: what is found as json on the standard output, and on a picture."""
+    """The command: what is found as json on the standard output, and on pictures."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('model', help='ONNX file')
-    parser.add_argument('image', help='image file')
-    parser.add_argument('--out', help='picture to write, with what was found on it')
-    parser.add_argument('--labels', help="a segmentor's label map to write, a PNG with a palette")
+    parser.add_argument('images', type=Path, nargs='+', help='image files, or folders of them')
+    parser.add_argument('--out', type=Path, help='picture to write; of several images, folder')
+    parser.add_argument('--labels', type=Path, help="a segmentor's label map, PNG; likewise")
     parser.add_argument('--score-thr', type=float, default=0.3, help='of boxes, least; 0 to 1')
     parser.add_argument('--threads', type=int, default=0, help="default: onnxruntime's choice")
     parser.add_argument('--provider', default='CPUExecutionProvider', help="onnxruntime's name")
     args = parser.parse_args()
+    to_write = (args.out, args.labels, args.score_thr)
     try:
         model = open_model(args.model, args.threads, [args.provider])
-        image = read_image(args.image)
-        found = model(image)
-        if isinstance(model, OnnxSegmentor):
-            label_map = draw_labels(found, model)
-            picture = Image.blend(Image.fromarray(image), label_map.convert('RGB'), 0.6)
-            records = label_records(found, model)
-            if args.labels:
-                label_map.save(args.labels)
-        elif isinstance(model, OnnxClassifier):
-            records = class_records(found, model)
-            picture = draw_classes(image, records)
+        if len(args.images) == 1 and not args.images[0].is_dir():
+            records = predict(model, read_image(args.images[0]), *to_write)
         else:
-            found = Detections(*(each[found.scores >= args.score_thr] for each in found))
-            picture, records = draw_boxes(image, found, model), box_records(found, model)
-            nameless = {f'class {i}: {model.classes[i]}' for i in found.labels.tolist()}
-            nameless = sorted(n for n in nameless if not font_for(n))
-            if args.out and nameless:
-                sys.stderr.write(f'warning: no font here can write {", ".join(nameless)}\n')
-        if args.out:
-            picture.save(args.out)
+            records = predict_all(model, name_images(args.images, args.out, args.labels), *to_write)
     except (OSError, ValueError) as error:
         raise SystemExit(f'error: {error}') from error
     json.dump(records, sys.stdout, indent=1)

@@ -42,7 +42,7 @@ def draw(
 
     Args:
         visualizer (Visualizer): As of :func:`visualizer_for`.
-        image (ndarray): ``(H, W, 3)``, uint8, BGR.
+        image (ndarray): ``(H, W, 3)``, uint8, RGB.
         sample (BaseDataElement): Boxes in pixels of ``image``, a label map of its size, or its
             class.
         truth (bool): The ground truth in place of the predictions. Defaults to False.
@@ -50,22 +50,22 @@ def draw(
     Returns:
         ndarray: As ``image``, or larger by a whole number; label maps have a legend to the right.
     """
-    rgb = image[..., ::-1]
     options = dict(draw_gt=truth, draw_pred=not truth)
     if isinstance(sample, DetDataSample):
         options['pred_score_thr'] = 0
-    visualizer.add_datasample('picture', rgb, sample, **options)
-    return np.ascontiguousarray(visualizer._image[..., ::-1])
-
-
-def picture_name(path: Path) -> str:
-    """Name of an image's picture: the same, with .png behind what is neither JPEG nor PNG."""
-    return path.name if path.suffix.lower() in {'.jpg', '.jpeg', '.png'} else f'{path.name}.png'
+    visualizer.add_datasample('picture', image, sample, **options)
+    return np.ascontiguousarray(visualizer._image)
 
 
 def write_picture(path: Path, picture: ndarray) -> None:
-    """Write a BGR picture in the format of the suffix, whole or not at all."""
-    _, encoded = cv2.imencode(path.suffix, picture)
+    """Write an RGB picture in the format of the suffix, whole or not at all.
+
+    Raises:
+        InputError: If that is none that OpenCV writes.
+    """
+    if not (path.suffix and cv2.haveImageWriter(path.name)):
+        raise InputError(f'{path}: {path.suffix or "no suffix"} is no format of pictures')
+    _, encoded = cv2.imencode(path.suffix, np.ascontiguousarray(picture[..., ::-1]))
     with atomic_write(path) as unfinished:
         unfinished.write_bytes(encoded.tobytes())
 

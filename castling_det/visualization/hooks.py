@@ -13,7 +13,7 @@ from mmengine.structures import BaseDataElement
 from PIL import Image
 
 from castling_det.checkpoint import atomic_write
-from castling_det.visualization.drawing import picture_name
+from castling_det.inference.run_onnx import picture_name
 
 
 @HOOKS.register_module()

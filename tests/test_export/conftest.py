@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from castling_det.export import program
 from castling_det.export.graph import EXAMPLE_SHAPE, OPEN, trace
-from castling_det.inference.predictor import TrainedModel
+from castling_det.inference.trained_model import TrainedModel
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs/castling_picodet/castling-picodet_levit-nano_1xb16-8e_shapes-64x512.py'
@@ -62,10 +62,16 @@ def cfg(tmp_path_factory) -> Config:
 
 
 @pytest.fixture(scope='session')
-def detector(cfg, tmp_path_factory) -> TrainedModel:
+def checkpoint(cfg, tmp_path_factory) -> Path:
+    """Of the detector, with its config."""
     checkpoint = tmp_path_factory.mktemp('checkpoint') / 'tiny.pth'
-    meta = dict(dataset_meta=dict(classes=[*'abcdef']))
+    meta = dict(dataset_meta=dict(classes=[*'abcdef']), cfg=cfg.pretty_text)
     torch.save(dict(state_dict=randomised(cfg, 2), meta=meta), checkpoint)
+    return checkpoint
+
+
+@pytest.fixture(scope='session')
+def detector(cfg, checkpoint) -> TrainedModel:
     return TrainedModel(cfg, checkpoint)
 
 

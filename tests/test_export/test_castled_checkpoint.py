@@ -11,7 +11,7 @@ from castling_det import training_form
 from castling_det.castling import castling_attentions
 from castling_det.errors import InputError
 from castling_det.export.castled_checkpoint import castle_checkpoint, inference_config
-from castling_det.inference.predictor import TrainedModel
+from castling_det.inference.trained_model import TrainedModel
 from castling_det.models.attention import MaskedSoftmax
 
 ROOT = Path(__file__).parents[2]

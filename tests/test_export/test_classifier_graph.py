@@ -9,7 +9,7 @@ pytest.importorskip('onnxruntime')
 from castling_det.errors import InputError  # noqa: E402
 from castling_det.export.build import graphs  # noqa: E402
 from castling_det.export.onnx_file import export_onnx  # noqa: E402
-from castling_det.inference.onnx_predictor import OnnxPredictor  # noqa: E402
+from castling_det.inference.exported_model import ExportedModel  # noqa: E402
 from castling_det.models.attention import CastlingAttention  # noqa: E402
 
 
@@ -17,13 +17,13 @@ def test_file_gives_the_scores_of_the_test(classifier, pixels, tmp_path):
     """Which resizes the short side and cuts the centre out."""
     agreement = export_onnx(classifier, tmp_path / 'a.onnx')
     assert agreement.scores < 1e-5
-    predict = OnnxPredictor(tmp_path / 'a.onnx')
-    assert predict.dataset_meta['classes'] == classifier.dataset_meta['classes']
+    exported = ExportedModel(tmp_path / 'a.onnx')
+    assert exported.classes == classifier.classes
     for size in ((150, 211), (211, 150), (40, 97)):
-        bgr = pixels(1, *size)[0][..., ::-1].copy()
-        expected = classifier(bgr).pred_score
+        (expected,), (found,) = (each(pixels(1, *size)) for each in (classifier, exported))
+        expected, found = expected['probabilities'], found['probabilities']
         assert expected.std() > 0.05 and abs(expected.sum() - 1) < 1e-5
-        assert np.allclose(predict(bgr).pred_score, expected, atol=1e-4)
+        assert np.allclose(found, expected, atol=1e-4)
 
 
 @torch.no_grad()

@@ -8,18 +8,18 @@ import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.fileio import load
-from mmengine.structures import InstanceData
 from mmseg.structures import SegDataSample
 from PIL import Image
 
 onnx = pytest.importorskip('onnx', reason="the extra 'export' is not installed")
 onnxruntime = pytest.importorskip('onnxruntime')
 
+from castling_det import Predictor  # noqa: E402
 from castling_det.errors import InputError  # noqa: E402
 from castling_det.export import onnx_file, recording  # noqa: E402
 from castling_det.export.build import graphs  # noqa: E402
-from castling_det.inference.predictor import TrainedModel  # noqa: E402
-from castling_det.inference.run_onnx import open_model  # noqa: E402
+from castling_det.inference.run_onnx import Detections, open_model  # noqa: E402
+from castling_det.inference.trained_model import TrainedModel  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,21 +59,23 @@ def with_nms(detector, exports_network, tmp_path) -> Path:
     return out
 
 
-def predict(detector: TrainedModel, images: np.ndarray) -> list[InstanceData]:
+def predict(detector: TrainedModel, images: np.ndarray) -> list[Detections]:
     """mmdet's way: its preprocessor, the model in training form, its post-processing."""
     bgr = torch.from_numpy(images[..., ::-1].transpose(0, 3, 1, 2).copy())
     meta = dict(ori_shape=bgr.shape[2:], img_shape=bgr.shape[2:], scale_factor=(1, 1))
     samples = [DetDataSample(metainfo=meta) for _ in bgr]
     found = detector.model.test_step(dict(inputs=list(bgr), data_samples=samples))
-    return [sample.pred_instances for sample in found]
+    found = [sample.pred_instances.numpy() for sample in found]
+    return [Detections(each.bboxes, each.scores, each.labels) for each in found]
 
 
-def assert_same(found, expected: InstanceData) -> None:
+def assert_same(found: tuple, expected: tuple) -> None:
+    """Boxes in px, scores and labels."""
     boxes, scores, labels = found
-    assert len(boxes) == len(expected) >= 5
-    assert np.array_equal(labels, expected.labels)
-    assert np.allclose(scores, expected.scores, atol=1e-4)
-    assert np.allclose(boxes, expected.bboxes, atol=1e-2)
+    assert len(boxes) == len(expected[0]) >= 5
+    assert np.array_equal(labels, expected[2])
+    assert np.allclose(scores, expected[1], atol=1e-4)
+    assert np.allclose(boxes, expected[0], atol=1e-2)
 
 
 def segment(segmentor: TrainedModel, images: np.ndarray) -> np.ndarray:
@@ -148,26 +150,48 @@ def test_any_size_and_batch_gives_what_mmdet_predicts(with_nms, detector, pixels
 
 
 def test_runtime_and_image_demo_predict_what_the_detector_does(
-    with_nms, detector, exports_network, pixels, tmp_path, call, capsys
+    with_nms, detector, exports_network, pixels, tmp_path, call, refusal
 ):
     with_boxes = tmp_path / 'onnx' / 'boxes.onnx'
     onnx_file.export_onnx(detector, with_boxes)
     (image,) = pixels(1, 90, 210)
-    expected = detector(image[..., ::-1]).pred_instances
+    (arrays,) = detector([image])
+    expected = Detections(*(arrays[name] for name in Detections._fields))
     assert_same(open_model(with_nms)(image), expected)
     assert_same(open_model(with_boxes)(image), expected)
 
     cv2.imwrite(str(tmp_path / 'a.png'), image[..., ::-1])
     words = [tmp_path / 'a.png', '--checkpoint', with_nms, '--out-dir', tmp_path / 'out']
     call('image_demo', *words, '--score-thr', 0.6)
-    found = load(tmp_path / 'out/predictions.json')
+    (only,) = load(tmp_path / 'out/predictions.json')
+    found = only['predictions']
     scores = expected.scores[expected.scores >= 0.6]
     assert len(scores) >= 2
     assert np.allclose([each['score'] for each in found], scores, atol=2e-4)
     assert (tmp_path / 'out/a.png').is_file()
-    with pytest.raises(SystemExit):
-        call('image_demo', *words, '--device', 'cuda')
-    assert 'an .onnx file takes no --config' in capsys.readouterr().err
+    assert 'an .onnx file takes no config' in refusal('image_demo', *words, '--device', 'cuda')
+
+
+def test_predictor_of_the_file_is_that_of_its_checkpoint(with_nms, checkpoint, pixels, tmp_path):
+    """For pixels, pictures and files of sizes of their own, one of which lies on its side."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    images = [Image.fromarray(pixels(1, *size)[0]) for size in ((90, 210), (200, 77), (64, 512))]
+    images[0].save(tmp_path / 'a.jpg', exif=exif)
+    pictures = [tmp_path / 'a.jpg', images[1], np.asarray(images[2])]
+    both = [
+        Predictor(file)(pictures, batch_size=3, threshold=0.58) for file in (checkpoint, with_nms)
+    ]
+    for number, (trained, shipped) in enumerate(zip(*both, strict=True)):
+        assert np.array_equal(trained.image, shipped.image)
+        assert trained.image.shape == [(210, 90, 3), (200, 77, 3), (64, 512, 3)][number]
+        assert trained.path == shipped.path == (None if number else Path('a.jpg'))
+        assert_same(*((each.boxes, each.scores, each.labels) for each in (shipped, trained)))
+        assert trained.scores.min() >= 0.58 and trained.names == shipped.names
+        assert (trained.classes, trained.palette) == (shipped.classes, shipped.palette)
+        types = [each.dtype for each in (shipped.boxes, shipped.scores, shipped.labels)]
+        assert types == [np.float32, np.float32, np.int64]
+        assert types == [each.dtype for each in (trained.boxes, trained.scores, trained.labels)]
 
 
 def test_folder_in_the_place_of_the_file(detector, tmp_path):
@@ -235,7 +259,7 @@ def test_label_maps_are_those_of_mmseg(segmentor, pixels, tmp_path, call):
         assert (found == expected).mean() > 0.999
 
     (image,) = pixels(1, 64, 512)
-    expected = segmentor(image[..., ::-1]).pred_sem_seg.data[0].numpy()
+    expected = segmentor([image])[0]['label_map']
     cv2.imwrite(str(tmp_path / 'a.png'), image[..., ::-1])
     call('image_demo', tmp_path / 'a.png', '--checkpoint', out, '--out-dir', tmp_path / 'out')
     drawn = np.asarray(Image.open(tmp_path / 'out/label_maps/a.png.png'))

@@ -25,7 +25,7 @@ def test_shipped_graph_is_castled_and_folded_and_gives_mmsegs_logits(name, pixel
         dict(inputs=[image[0].flip(0)], data_samples=[_sample(90, 131)])
     )
     (expected,) = segmentor.model.predict(sample['inputs'], sample['data_samples'])
-    assert logits.shape == (1, len(segmentor.dataset_meta['classes']), 90, 131)
+    assert logits.shape == (1, len(segmentor.classes), 90, 131)
     torch.testing.assert_close(logits[0], expected.seg_logits.data, atol=1e-4, rtol=0)
     torch.testing.assert_close(trained.logits(image), logits, atol=1e-4, rtol=0)
     shipped.decodes = True

@@ -35,7 +35,7 @@ def test_folder_gives_its_images_in_order_and_names_the_unreadable(tmp_path):
     assert len(frames.unreadable) == 1
 
 
-def test_grey_image_comes_as_bgr(tmp_path):
+def test_grey_image_comes_as_rgb(tmp_path):
     cv2.imwrite(str(tmp_path / 'a.png'), np.full((4, 6), 7, np.uint8))
     (frame,) = open_frames(tmp_path / 'a.png')
     assert frame.image.shape == (4, 6, 3) and (frame.image == 7).all()

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 onnx = pytest.importorskip('onnx', reason="the extra 'export' is not installed")
 pytest.importorskip('onnxruntime')
 
+
 from castling_det.inference import run_onnx  # noqa: E402
-from castling_det.inference.onnx_predictor import OnnxPredictor  # noqa: E402
 from castling_det.inference.run_onnx import nms, open_model, resize  # noqa: E402
 
 METADATA = dict(
@@ -189,14 +189,6 @@ def test_images_that_keep_their_proportions_are_sized_as_by_mmcv(tmp_path, size)
     assert found.boxes[0] == pytest.approx([0, 0, 10 * scale[0], 10 * scale[1]])
 
 
-def test_predictor_takes_bgr_and_gives_what_mmdet_would(known):
-    predictor = OnnxPredictor(known)
-    assert predictor.dataset_meta['classes'] == ('cat', 'dog')
-    found = predictor(picture(20, 40, red=153)[..., ::-1]).pred_instances
-    assert found.labels.tolist() == [0, 1] and found.bboxes.dtype == torch.float32
-    assert found.scores.tolist() == pytest.approx([0.9, 0.6])
-
-
 def test_segmentor_gives_labels_of_the_images_size(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (5, 8, 3), dtype=np.uint8)
     image = cv2.resize(image, (97, 61), interpolation=cv2.INTER_CUBIC)
@@ -209,8 +201,6 @@ def test_segmentor_gives_labels_of_the_images_size(tmp_path):
     found = open_model(labels)(image)
     assert found.dtype == np.int64 and np.array_equal(found, by_labels[0, 0])
     assert 0.9 < (found == by_logits).mean() < 1
-    sample = OnnxPredictor(labels)(image[..., ::-1])
-    assert np.array_equal(sample.pred_sem_seg.data[0], found)
 
 
 def test_command_writes_a_label_map_and_an_overlay(tmp_path, monkeypatch, capsys):
@@ -233,6 +223,69 @@ def test_command_writes_a_label_map_and_an_overlay(tmp_path, monkeypatch, capsys
     )
     drawn = np.asarray(Image.open(tmp_path / 'b.png'))
     assert drawn[0, 0].tolist() == [0, 0, 193] and drawn[0, 39].tolist() == [233, 0, 0]
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run the command, and give what it printed: json, and the standard error."""
+
+    def command(*words: object) -> tuple[list[dict], str]:
+        monkeypatch.setattr(sys, 'argv', ['run_onnx.py', *map(str, words)])
+        run_onnx.main()
+        printed = capsys.readouterr()
+        return json.loads(printed.out), printed.err
+
+    return command
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A folder with two images, one of them in a folder of it, and a damaged one."""
+    for name in ('photos/a.png', 'photos/deep/b.bmp', 'c.png'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(20, 40, red=153)).save(tmp_path / name)
+    (tmp_path / 'photos' / 'text.jpg').write_text('no image')
+    return tmp_path / 'photos'
+
+
+def test_command_takes_folders_and_several_images(known, photos, tmp_path, command):
+    """What was drawn before, in a folder of the input, is no input."""
+    for _ in range(2):
+        words = (known, photos, tmp_path / 'c.png', '--out', photos / 'drawn')
+        found, said = command(*words, '--score-thr', 0.7)
+    names = ['a.png', 'deep/b.bmp', 'c.png']
+    only = dict(bbox_xyxy=[0, 0, 10, 10], score=0.9, label='cat')
+    assert found == [dict(file=name, predictions=[only]) for name in names]
+    assert '4 of 4 images, 0 s left' in said and 'left out: image' in said and 'text.jpg' in said
+    drawn = sorted(str(f.relative_to(photos / 'drawn')) for f in (photos / 'drawn').rglob('*.*'))
+    assert drawn == ['a.png', 'c.png', 'deep/b.bmp.png']
+
+
+def test_command_writes_label_maps_of_a_folder(photos, tmp_path, command):
+    model = write_segmentor(tmp_path / 'a.onnx', 'labels')
+    for _ in range(2):
+        found, _ = command(model, photos, '--labels', photos / 'maps')
+    assert [each['file'] for each in found] == ['a.png', 'deep/b.bmp']
+    assert found[0]['predictions'] == [dict(label='red', share=1.0)]
+    maps = sorted(str(f.relative_to(photos / 'maps')) for f in (photos / 'maps').rglob('*.*'))
+    assert maps == ['a.png.png', 'deep/b.bmp.png']
+
+
+def test_command_overwrites_no_image(known, photos, tmp_path, command):
+    (tmp_path / 'none').mkdir()
+    Image.fromarray(picture(20, 40, red=3)).save(tmp_path / 'none.png')
+    for words, reason in (
+        ((photos, '--out', photos), 'holds the input'),
+        ((photos / 'a.png', tmp_path / 'c.png', '--out', tmp_path), 'holds the input'),
+        ((tmp_path / 'none',), 'none holds no image'),
+        ((photos / 'text.jpg', photos / 'no.jpg'), 'none of the 2 images can be read'),
+    ):
+        with pytest.raises(SystemExit, match=f'^error: .*{reason}'):
+            command(known, *words)
+    assert len(command(known, photos, photos / 'a.png')[0]) == 2  # the same image is one
+    (tmp_path / 'a.png').write_bytes((photos / 'a.png').read_bytes())
+    with pytest.raises(SystemExit, match='a.png would become one picture'):
+        command(known, photos, tmp_path / 'a.png')
 
 
 def test_a_label_map_has_256_classes_at_most():
