@@ -15,7 +15,7 @@ param_scheduler = [
 optim_wrapper = dict(
     type='OptimWrapper',
     constructor='LayerDecayOptimWrapperConstructor',
-    optimizer=dict(type='AdamW', lr=0.0002, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=0.0001, weight_decay=0.05),
     paramwise_cfg=dict(layer_decay_rate=0.75, custom_keys={'decode_head': dict(lr_mult=10)}),
 )
 auto_scale_lr = dict(base_batch_size=4)
