@@ -239,7 +239,7 @@ def test_way_of_a_transformers_user(names, dinov2_small):
     pytest.importorskip('onnxruntime', reason="the extra 'export' is not installed")
     run('transformers', names)
     assert_shipped(names)
-    learnt = load_file('castled/model.safetensors')
+    learnt = load_file('castlified/model.safetensors')
     assert set(learnt) == set(names['model'].state_dict())
     distances = [(learnt[f'dinov2.{key}'] - dinov2_small[key]).abs().max() for key in dinov2_small]
     assert 0 < max(distances) < 0.001

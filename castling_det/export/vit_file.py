@@ -6,6 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import torch
+from mmengine.logging import MMLogger
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,8 +14,10 @@ from castling_det.castling import castle
 from castling_det.errors import InputError
 from castling_det.export.onnx_model import onnx, session, write
 from castling_det.export.recording import record
-from castling_det.models.attention import CastlingAttention
+from castling_det.models.attention import CastlingAttention, SoftmaxAttention
+from castling_det.models.focal_attention import FocalAttention
 
+ATTENTIONS = (CastlingAttention, FocalAttention, SoftmaxAttention)
 ALLOWED = 1e-4  # of the largest value of an output
 
 
@@ -24,10 +27,10 @@ def export_vit(
 ) -> float:
     """Write a castlified model as an ONNX file (opset 18) with open batch, height and width.
 
-    What goes into the file is a castled copy in eval mode, whatever the form of ``model``; one
-    without castling attention goes as it is. The file's input is ``image``, as the model takes it:
-    normalised. Its outputs have the model's own names where it gives a mapping, as transformers'
-    do, else ``output``, or ``output_0`` and so on.
+    What goes into the file is a castled copy in eval mode, whatever the form of ``model``; one that
+    was not castlified goes as it is, with a warning. The file's input is ``image``, as the model
+    takes it: normalised. Its outputs have the model's own names where it gives a mapping, as
+    transformers' do, else ``output``, or ``output_0`` and so on.
 
     Args:
         model (nn.Module): Of any input size; it is left as it is.
@@ -55,6 +58,10 @@ def export_vit(
     shipped = deepcopy(trained)
     if any(isinstance(module, CastlingAttention) for module in shipped.modules()):
         castle(shipped)
+    if not any(isinstance(module, ATTENTIONS) for module in shipped.modules()):
+        MMLogger.get_current_instance().warning(
+            f'{type(model).__name__} was not castlified: it goes into {out} with its own attention'
+        )
     recorded = F.interpolate(image.cpu(), (4 * height, 5 * width))  # no side of one window
     exported = record(shipped, recorded[:1].expand(2, -1, -1, -1), list(expected[0]))
     _name_dimensions(exported)

@@ -92,8 +92,10 @@ def test_options_and_names_of_transformers(tmp_path):
 
 @pytest.mark.parametrize('error', [1e-3, np.nan])
 def test_what_differs_from_torch_is_not_written(tmp_path, monkeypatch, error):
-    out, honest = tmp_path / 'toy.onnx', vit_file.session
+    out, honest, warned = tmp_path / 'toy.onnx', vit_file.session, []
+    monkeypatch.setattr(vit_file.MMLogger, 'warning', lambda self, text: warned.append(text))
     export_vit(Toy(), image(), out)
+    assert warned == [f'Toy was not castlified: it goes into {out} with its own attention']
     assert list(outputs(out, image())) == ['output_0', 'output_1']
     out.unlink()
 
