@@ -88,7 +88,9 @@ def run_config(config: Path, *words: str) -> Config:
     parser = argparse.ArgumentParser()
     add_config_arguments(parser)
     add_run_arguments(parser)
-    return load_run_config(parser.parse_args([str(config), *words]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('LOCAL_RANK', os.environ.get('LOCAL_RANK', '0'))  # which stays set otherwise
+        return load_run_config(parser.parse_args([str(config), *words]))
 
 
 def test_text_where_a_number_is_counted_with(write):
