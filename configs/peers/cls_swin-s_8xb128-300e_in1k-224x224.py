@@ -18,5 +18,6 @@ model = dict(
         std=[58.395, 57.12, 57.375],
         to_rgb=True,
         num_classes=1000,
-    )
+    ),
+    backbone=dict(pad_small_map=True),
 )
