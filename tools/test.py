@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
     add_run_arguments(parser)
     parser.add_argument(
         '--out',
-        help='for the predictions: a file (.pkl) of boxes, or a folder of label maps (.png)',
+        help='for the predictions: a file (.pkl), or of a segmentor a folder for label maps (.png)',
     )
     parser.add_argument('--show-dir', help='folder for pictures of truth and prediction')
     parser.add_argument(

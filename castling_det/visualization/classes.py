@@ -11,6 +11,7 @@ from mmpretrain.structures import DataSample
 from mmpretrain.visualization import UniversalVisualizer
 from numpy import ndarray
 
+from castling_det.inference.run_onnx import NUM_BEST
 from castling_det.visualization.text import families, legible
 
 
@@ -23,7 +24,6 @@ class ClassVisualizer(UniversalVisualizer):
     smaller on them.
 
     Args:
-        num_best (int): How many classes a picture names. Defaults to 5.
         least_size (int): Images whose sqrt(height x width) is below it, in pixels, are drawn
             larger, by a whole number. Defaults to 400.
         vis_backends (list[dict], optional): As the parent's.
@@ -33,14 +33,13 @@ class ClassVisualizer(UniversalVisualizer):
 
     def __init__(
         self,
-        num_best: int = 5,
         least_size: int = 400,
         vis_backends: list[dict] | None = None,
         name: str = 'visualizer',
         save_dir: str | None = None,
     ) -> None:
         super().__init__(name=name, vis_backends=vis_backends, save_dir=save_dir)
-        self.num_best, self.least_size = num_best, least_size
+        self.least_size = least_size
 
     def add_datasample(
         self,
@@ -70,7 +69,7 @@ class ClassVisualizer(UniversalVisualizer):
         if draw_gt and 'gt_label' in data_sample:
             lines += [f'truth: {names[label]}' for label in data_sample.gt_label.tolist()]
         if draw_pred and 'pred_score' in data_sample:
-            best = data_sample.pred_score.topk(min(self.num_best, len(names)))
+            best = data_sample.pred_score.topk(min(NUM_BEST, len(names)))
             scores_and_labels = zip(best.values.tolist(), best.indices.tolist(), strict=True)
             lines += [f'{score:.2f} {names[label]}' for score, label in scores_and_labels]
         with matplotlib.rc_context({'font.sans-serif': families(names)}):

@@ -1,23 +1,10 @@
-"""Swin-B, as mmpretrain ships it, on ImageNet-1k below CASTLING_DET_DATA (default `data`).
+"""Swin-B, as mmpretrain ships it, on ImageNet-1k, by the recipe of `cls_swin-t_8xb128-300e_in1k-224x224`.
 
-Schedule and augmentation are those of our DeiT. Published: 83.36 % (quoted from mmpretrain's metafile). Status: not run.
+Published: 83.36 % (quoted from mmpretrain's metafile). Status: not run.
 
     bash tools/dist_train.sh configs/peers/cls_swin-b_8xb128-300e_in1k-224x224.py 8 --amp
 """
 
-_base_ = [
-    'mmpretrain::_base_/models/swin_transformer/base_224.py',
-    '../_base_/datasets/in1k_224x224.py',
-    '../_base_/schedules/in1k_300e.py',
-    '../_base_/runtimes/classification.py',
-]
+_base_ = './cls_swin-t_8xb128-300e_in1k-224x224.py'
 
-model = dict(
-    data_preprocessor=dict(
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        to_rgb=True,
-        num_classes=1000,
-    ),
-    backbone=dict(pad_small_map=True),
-)
+model = dict(backbone=dict(arch='base', drop_path_rate=0.5), head=dict(in_channels=1024))

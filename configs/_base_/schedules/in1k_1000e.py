@@ -3,11 +3,10 @@
 Its adaptive gradient clipping and repeated augmentation are not in mmengine and are left out.
 """
 
-max_epochs = 1000
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=10)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
+_base_ = './in1k_300e.py'
 
+max_epochs = 1000
+train_cfg = dict(max_epochs=max_epochs)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.0005, begin=0, end=5, convert_to_iter_based=True),
     dict(
@@ -20,12 +19,7 @@ param_scheduler = [
     ),
 ]
 optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=0.002, weight_decay=0.025),
-    paramwise_cfg=dict(
-        norm_decay_mult=0,
-        bias_decay_mult=0,
-        custom_keys={'bias.table': dict(decay_mult=0)},
-    ),
+    optimizer=dict(lr=0.002, weight_decay=0.025),
+    paramwise_cfg=dict(custom_keys={'bias.table': dict(decay_mult=0)}),
 )
 auto_scale_lr = dict(base_batch_size=2048)
