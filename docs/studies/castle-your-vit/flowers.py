@@ -56,6 +56,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('arm', choices=ARMS)
     parser.add_argument('--seed', type=int, required=True)
     parser.add_argument('--lr', type=float, default=2e-5, help='of trained weights')
+    parser.add_argument('--softmax-blocks', type=int, default=0, help='last blocks that keep it')
     parser.add_argument('--out', type=Path, default=Path(__file__).parent / 'results')
     return parser.parse_args()
 
@@ -159,7 +160,8 @@ def main() -> None:
     original, trained = copy.deepcopy(model), {name for name, _ in model.named_parameters()}
     torch.manual_seed(args.seed)
     if ARMS[args.arm] is not None:
-        castling_det.castlify(model, ARMS[args.arm])
+        linear = range(len(model.blocks) - args.softmax_blocks)
+        castling_det.castlify(model, ARMS[args.arm], linear)
     errors = None
     if args.arm == 'focal distilled':
         with torch.autocast('cpu', torch.bfloat16):
@@ -172,6 +174,7 @@ def main() -> None:
         arm=args.arm,
         seed=args.seed,
         lr=args.lr,
+        softmax_blocks=args.softmax_blocks,
         probe=round(probed, 4),
         accuracy=round(accuracy(model, tested), 4),
         errors=errors and [round(errors[0], 4), round(sum(errors[-20:]) / 20, 4)],
@@ -180,7 +183,9 @@ def main() -> None:
         hardware=cpu_name(),
     )
     args.out.mkdir(parents=True, exist_ok=True)
-    file = args.out / f'flowers_{args.arm.replace(" ", "-")}_lr{args.lr:g}_seed{args.seed}.json'
+    mixed = f'_softmax{args.softmax_blocks}' if args.softmax_blocks else ''
+    name = f'{args.arm.replace(" ", "-")}{mixed}_lr{args.lr:g}_seed{args.seed}'
+    file = args.out / f'flowers_{name}.json'
     file.write_text(json.dumps(result, indent=1) + '\n')
     print(json.dumps(result))
 
