@@ -202,14 +202,14 @@ class CastlingAttention(nn.Module):
         aux = None
         if self.aux is not None and self.aux.training and not self._has_vanished:
             aux = self.aux(q, k, v, self._ramp)
-        out = linear_angular_attention(q, k, v, own, aux)
-        if self.conv is None:
-            return out
-        local = self._convolved(v[:, :, num_extra_tokens:], kv_hw)
-        local = F.pad(local, (0, 0, num_extra_tokens, 0))
-        if at_queries is not None:
-            local = self._at_queries(local, at_queries, num_extra_tokens)
-        return out + local
+        local = None
+        if self.conv is not None:
+            local = self._convolved(v[:, :, num_extra_tokens:], kv_hw)
+            if num_extra_tokens:
+                local = F.pad(local, (0, 0, num_extra_tokens, 0))
+            if at_queries is not None:
+                local = self._at_queries(local, at_queries, num_extra_tokens)
+        return linear_angular_attention(q, k, v, own, aux, local)
 
     def _convolved(self, v: Tensor, hw: Grid | VisibleGrid | None) -> Tensor:
         if not isinstance(hw, VisibleGrid):
@@ -370,8 +370,8 @@ class SelfAttention(nn.Module):
             Tensor: ``(B, N, C)``.
         """
         batch, tokens, _ = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, N, D) each
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, -1).unbind(2)
+        q, k, v = (each.transpose(1, 2) for each in qkv)  # (B, H, N, D)
         out = self.attn(q, k, v, hw, hw, num_extra_tokens=num_extra_tokens)
         return self.proj(out.transpose(1, 2).flatten(2))
 
