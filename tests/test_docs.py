@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import transformers
+from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from safetensors.torch import load_file, save_file
@@ -63,6 +64,27 @@ def test_config_of_custom_data_builds(my_config):
     assert cfg.train_cfg.type == 'EpochBasedTrainLoop'
     assert cfg.param_scheduler[-1].T_max == cfg.train_cfg.max_epochs == 120
     assert cfg.model.train_cfg.initial_epoch * 3 == cfg.train_cfg.max_epochs
+
+
+@pytest.mark.parametrize('task', ['detector', 'segmentor'])
+def test_plugged_in_backbone_learns_in_their_config(task, tmp_path, labelled_images):
+    """In the page's configs one step gives every parameter of the backbone a gradient."""
+    (block,) = blocks('plug-in', f'A {task}')[:1]
+    (tmp_path / 'plugged.py').write_text(block)
+    cfg = load_config(tmp_path / 'plugged.py')
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    assert type(model.backbone).__name__ == 'CastlingLeViT'
+    assert [hook.type for hook in cfg.custom_hooks] == ['CastlingHook']
+    assert cfg.optim_wrapper.optimizer.to_dict() == dict(type='AdamW', lr=0.0002, weight_decay=0.05)
+    if task == 'detector':
+        data = demo_mm_inputs(1, [(3, 64, 96)], num_classes=80)
+    else:
+        data = labelled_images((64, 96), 150)
+    data = model.data_preprocessor(data, True)
+    loss, _ = model.parse_losses(model(**data, mode='loss'))
+    loss.backward()
+    assert loss.isfinite() and all(p.grad is not None for p in model.backbone.parameters())
 
 
 def test_config_of_own_classes_builds(tmp_path):
