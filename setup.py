@@ -32,6 +32,7 @@ DEPENDENCIES = [
 
 EXTRAS = {
     'export': ['onnx>=1.18', 'onnxruntime>=1.22', 'onnxscript>=0.5'],
+    'tensorboard': ['tensorboard>=2.15'],  # of --log-to tensorboard
     'dev': [
         'accelerate>=1.10',  # of transformers' Trainer
         'pre-commit>=4.0',

@@ -91,6 +91,11 @@ def ap50(output: str) -> float:
     return float(re.findall(r'coco/bbox_mAP_50: ([\d.]+)', output)[-1])
 
 
+def log_of(work_dir: Path) -> str:
+    """What the last run wrote into its log file."""
+    return max(work_dir.glob('*/*.log')).read_text()
+
+
 @pytest.fixture(scope='module')
 def demo(tmp_path_factory: pytest.TempPathFactory, call) -> tuple[Path, str]:
     """Folder of a demo detector, trained in two runs, and what the second one printed."""
@@ -109,24 +114,39 @@ def test_training_learns_and_says_where_it_left_things(demo):
     root, output = demo
     assert re.search(r'eta: .* loss: .* loss_cls: .* loss_bbox: .* loss_dfl: ', output)
     assert 'resumed epoch: 16, iter: 32' in output
-    assert ap50(output) > 0.3  # 0.68 to 0.89 over five seeds
-    assert f'Checkpoints: {root}/work' in output
+    assert ap50(log_of(root / 'work')) > 0.3  # 0.68 to 0.89 over five seeds
+    (best,) = (root / 'work').glob('best_coco_bbox_mAP_epoch_*.pth')
+    assert f'Best checkpoint: {best}, coco/bbox_mAP 0.' in output
+    assert f'Next: python tools/test.py {os.path.relpath(root / "leaf.py")} {best}' in output
     assert (root / 'work' / 'epoch_32.pth').is_file()
 
 
-def test_testing_repeats_the_metric_and_draws_truth_beside_prediction(demo):
-    root, training = demo
+def test_training_begins_with_a_few_lines_and_leaves_the_rest_to_the_log(demo):
+    root, output = demo
+    before, _ = re.split(r'.* INFO.* - (?:Epoch\(train\)|train \[)', output, maxsplit=1)
+    lines = before.splitlines()
+    assert len(lines) <= 15, before
+    for told in (r'M parameters, 6 classes', r'Log: .*\.log'):
+        assert any(re.search(told, line) for line in lines)
+    log = log_of(root / 'work')
+    for noise in ('System environment', 'Config:\n', 'paramwise_options', 'Average Precision'):
+        assert noise in log and noise not in output
+    assert re.search(r'8 images .*, \d+ boxes', log)
+
+
+def test_testing_repeats_the_metric_and_draws_truth_above_prediction(demo):
+    root, _ = demo
     checkpoint, pictures = root / 'work' / 'epoch_32.pth', root / 'pictures'
     output = run(
         'tools/test.py',
         *(root / 'leaf.py', checkpoint, '--work-dir', root / 'test'),
         *('--show-dir', pictures, '--out', root / 'predictions.pkl'),
     )
-    assert ap50(output) == ap50(training)
+    assert ap50(output) == ap50(log_of(root / 'work'))
     assert len(load(root / 'predictions.pkl')) == 8
     drawn = sorted(pictures.glob('*'))
     assert len(drawn) == 8
-    assert cv2.imread(str(drawn[0])).shape == (192, 3072, 3)
+    assert cv2.imread(str(drawn[0])).shape == (2 * (192 + 20), 1536, 3)  # each has a caption
 
 
 def test_predictions_of_a_test_set_without_annotations(demo, call, refusal, tmp_path):
@@ -250,7 +270,7 @@ def test_segmentor_by_the_same_commands(tmp_path, call, refusal):
     assert not (tmp_path / 'work').exists()
 
     trained = call('train', leaf, *work)
-    scores = [float(score) for score in re.findall(r' mIoU: ([\d.]+)', trained)]
+    scores = [float(score) for score in re.findall(r'Validation .*: mIoU ([\d.]+)', trained)]
     assert len(scores) == 2 and scores[1] > 40  # 63 to 66 over five seeds
     words = [leaf, tmp_path / 'work' / 'iter_60.pth', *work]
     found = []

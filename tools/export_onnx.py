@@ -53,6 +53,7 @@ def main() -> None:
     # It warns of torchvision, which may be missing and of which nothing is used.
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)
     with errors_in_one_sentence():
+        print(f'Exporting {args.checkpoint}: some seconds, of a large model minutes', flush=True)
         model = TrainedModel(load_config(args.config, args.cfg_options), args.checkpoint)
         agreement = export(model, args.out, args.decode, args.half, args.shape)
     print(f'Agrees with torch: {agreement}')

@@ -26,6 +26,7 @@ from castling_det.engine.config_checks import check_evaluator, check_parts
 from castling_det.engine.distributed import is_first_process, start_processes
 from castling_det.engine.test_time_augmentation import add_test_time_augmentation
 from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
+from castling_det.hooks.console_hook import ConsoleHook
 from castling_det.hooks.training_form_hook import TrainingFormHook
 from castling_det.visualization.hooks import LabelMapHook, OverlayHook
 
@@ -89,8 +90,8 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
         runner.register_hook(LabelMapHook(args.out))
     elif args.out:
         runner.test_evaluator.metrics.append(DumpResults(args.out))
+    runner.register_hook(ConsoleHook())
     runner.test()
-    print(f'Checkpoint: {args.checkpoint}\nLog: {runner.log_dir}')
     if args.show_dir:
         print(f'Pictures of truth and prediction: {args.show_dir}')
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 import torch
 from mmengine.config import Config
@@ -12,8 +13,10 @@ from castling_det.checkpoint import require_file, require_writable
 from castling_det.configs import errors_with_place
 from castling_det.datasets.checks import check_datasets
 from castling_det.engine.cli import (
+    TRACKERS,
     add_config_arguments,
     add_run_arguments,
+    add_trackers,
     errors_in_one_sentence,
     load_run_config,
 )
@@ -27,7 +30,9 @@ from castling_det.engine.distributed import is_first_process, start_processes
 from castling_det.engine.dry_run import dry_run
 from castling_det.engine.runner_checks import check_runner, single_images_named
 from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
+from castling_det.hooks.console_hook import ConsoleHook
 from castling_det.hooks.preemption_hook import Preempted, PreemptionHook
+from castling_det.visualization.hooks import LastValidationHook
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,6 +46,9 @@ def parse_args() -> argparse.Namespace:
         help='go on from a checkpoint; without a name from the last one of the work dir, if any',
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision, bfloat16 on a CPU')
+    parser.add_argument(
+        '--log-to', nargs='+', choices=list(TRACKERS), default=[], help='besides the log file'
+    )
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='scale lr with the total batch size'
     )
@@ -71,6 +79,7 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
     if cfg.get('load_from') is not None:
         require_file(cfg.load_from)
     check_device(cfg)
+    add_trackers(cfg, args.log_to)
     check_vis_backends(cfg)
     if is_first_process():
         check_datasets(cfg, ('train',))
@@ -86,10 +95,11 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
     runner = RUNNERS.build(cfg)
     refuse_other_checkpoints(runner)
     check_runner(runner)
-    runner.register_hook(PreemptionHook())
+    pictures = Path(cfg.work_dir) / 'pictures'
+    for hook in (PreemptionHook(), LastValidationHook(pictures), ConsoleHook(pictures)):
+        runner.register_hook(hook)
     with single_images_named():
         runner.train()
-    print(f'Checkpoints: {cfg.work_dir}\nLog: {runner.log_dir}')
 
 
 def resume(cfg: Config, checkpoint: str) -> None:

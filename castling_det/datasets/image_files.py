@@ -5,19 +5,17 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import numpy as np
-from mmengine.logging import print_log
 from PIL import Image
 
 from castling_det.datasets.loading import LoadReadableImage
 from castling_det.datasets.report import DatasetReport
 from castling_det.errors import InputError
+from castling_det.progress import tracked
 
 SAMPLE = 32  # images that are decoded before every training
-PATIENCE = 3  # seconds until a word on what has been read
 ORIENTATION = 0x0112  # the tag of EXIF; 1 is upright, above 4 width and height change places
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
 ADVICE = {
@@ -61,15 +59,9 @@ def missing_files(folder: Path, names: Iterable[str]) -> list[str]:
 
 def in_threads(function: Callable, things: Collection, what: str) -> Iterator[tuple[Any, Any]]:
     """Each thing and what the function makes of it; what takes long says how far it is."""
-    said = monotonic()
     with ThreadPoolExecutor() as pool:
-        for number, (thing, result) in enumerate(
-            zip(things, pool.map(function, things), strict=True)
-        ):
-            if monotonic() - said > PATIENCE:
-                print_log(f'{number} of {len(things)} {what} read', logger='current')
-                said = monotonic()
-            yield thing, result
+        results = zip(things, pool.map(function, things), strict=True)
+        yield from tracked(results, len(things), f'{what} read')
 
 
 def check_images(

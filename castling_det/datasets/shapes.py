@@ -13,6 +13,7 @@ from numpy import ndarray
 
 from castling_det.datasets.scenes import CLASSES, Instance, Size, render_scene
 from castling_det.errors import InputError
+from castling_det.progress import tracked
 
 SPLITS = ('train', 'val')
 FORMAT_VERSION = 3
@@ -68,7 +69,9 @@ def write_shapes(
         fresh = Path(workshop, 'fresh')
         for i, split in enumerate(SPLITS):
             rngs = (np.random.default_rng([seed, i, j]) for j in range(num_images[split]))
-            _write_split(fresh, split, (render_scene(rng, size) for rng in rngs))
+            scenes = (render_scene(rng, size) for rng in rngs)
+            what = f'images of {split} drawn'
+            _write_split(fresh, split, tracked(scenes, num_images[split], what))
         (fresh / 'shapes.json').write_text(json.dumps(parameters))
         if root.exists():
             os.rename(root, Path(workshop, 'replaced'))

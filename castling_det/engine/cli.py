@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,10 @@ from mmengine.utils import import_modules_from_strings
 
 from castling_det.checkpoint import refuse_unsafe_checkpoints
 from castling_det.engine.config_checks import check_numbers, check_options
+from castling_det.engine.console import quiet_console
 from castling_det.errors import InputError
+
+TRACKERS = dict(tensorboard='TensorboardVisBackend', wandb='WandbVisBackend')  # of mmengine
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +32,18 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     # What launchers older than torchrun say on the command line; torchrun sets the variable.
     parser.add_argument('--local_rank', '--local-rank', default='0', help=argparse.SUPPRESS)
+
+
+def add_trackers(cfg: Config, names: Sequence[str]) -> None:
+    """Let a training write its scalars, and the pictures of validations, to these too.
+
+    Args:
+        cfg (Config): Changed in place.
+        names (Sequence[str]): Some of :data:`TRACKERS`.
+    """
+    cfg.setdefault('visualizer', dict(type='Visualizer'))
+    backends = cfg.visualizer.get('vis_backends') or [dict(type='LocalVisBackend')]
+    cfg.visualizer.vis_backends = [*backends, *(dict(type=TRACKERS[name]) for name in names)]
 
 
 def load_config(filename: str | Path, cfg_options: dict | None = None) -> Config:
@@ -85,8 +100,12 @@ def load_run_config(args: argparse.Namespace) -> Config:
 
 @contextmanager
 def errors_in_one_sentence() -> Iterator[None]:
-    """Leave with the message alone where the input is at fault; all else keeps its traceback."""
+    """Leave with the message alone where the input is at fault; all else keeps its traceback.
+
+    Until then the console is quiet.
+    """
     try:
-        yield
+        with quiet_console():
+            yield
     except InputError as error:
         raise SystemExit(f'error: {error}') from error

@@ -14,6 +14,7 @@ from castling_det.checkpoint import require_writable, write_whole
 from castling_det.errors import InputError
 
 OUTDATED = 'outdated_ckpts'  # in the message hub: the files that a checkpoint replaces
+MAIN_METRICS = ('mAP', 'mIoU', 'top1')  # how the names of those that count most end
 VALIDATED = 'last_validation'  # in the work dir: after which epoch or iteration it was
 
 
@@ -40,7 +41,8 @@ class SafeCheckpointHook(CheckpointHook):
     A full disk or a killed process leaves the previous checkpoint, and ``last_checkpoint`` points
     at it. Likewise the best checkpoint (``save_best``) stays until a better one is written. When
     the training is resumed, files that a killed process had no time to remove go, and a validation
-    that it did not end is made.
+    that it did not end is made. With ``save_best='auto'`` mAP, mIoU or top-1 accuracy chooses the
+    best, or else the first metric, as in mmengine.
 
     Args:
         Those of :class:`mmengine.hooks.CheckpointHook`.
@@ -106,8 +108,23 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
         check_save_best(self.save_best, metrics)
+        if self.save_best is not None and 'auto' in self.key_indicators:
+            self._choose_metric(runner, list(metrics))
         super()._save_best_checkpoint(runner, metrics)
         self._remove_outdated(runner)
+
+    def _choose_metric(self, runner: Runner, names: list[str]) -> None:
+        """Put a name in the place of 'auto'."""
+        name = next((each for each in names if each.endswith(MAIN_METRICS)), names[0])
+        try:
+            self._init_rule(self.rules, [name])
+        except ValueError:
+            runner.logger.warning(
+                f'No best checkpoint is kept, since it is not known whether a high or a low {name} '
+                f"is good: set default_hooks.checkpoint.save_best={name!r} and its rule='greater' "
+                "or 'less'"
+            )
+            self.save_best = None
 
     def _remove_outdated(self, runner: Runner) -> None:
         """Of the best checkpoints, one may have been written anew under its name."""

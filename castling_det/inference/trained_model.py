@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from mmcv.transforms import Compose
 from mmdet.utils import get_test_pipeline_cfg
-from mmdet.visualization import get_palette
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.structures import BaseDataElement
@@ -19,6 +18,7 @@ from castling_det.castling import castling_attentions
 from castling_det.checkpoint import load_weights
 from castling_det.configs import build_model, refuse_pretraining, task_of, type_name
 from castling_det.errors import InputError
+from castling_det.visualization.palette import palette_of
 
 
 class TrainedModel:
@@ -56,7 +56,7 @@ class TrainedModel:
         dataset = dict(deepcopy(cfg.test_dataloader.dataset), lazy_init=True)
         metainfo = DATASETS.build(dataset).metainfo | meta.get('dataset_meta', {})
         self.classes = tuple(metainfo['classes'])
-        self.palette = get_palette(metainfo.get('palette'), len(self.classes))
+        self.palette = palette_of(metainfo)
         masks = meta.get('castling', dict(ramp=0.0))
         for _, attention in castling_attentions(self.model):
             attention.ramp = masks['ramp']

@@ -1,30 +1,40 @@
-"""Boxes on images. Needs mmdet."""
+"""Boxes, and masks, on images. Needs mmdet."""
 
 import math
-from copy import copy
+from collections.abc import Iterable, Iterator, Sequence
 
 import cv2
-import matplotlib
+import numpy as np
+from mmdet.structures.bbox import get_box_tensor
+from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.registry import VISUALIZERS
 from mmengine.structures import InstanceData
 from numpy import ndarray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
-from castling_det.visualization.text import families, legible
+from castling_det.visualization.palette import Color, palette_of
+from castling_det.visualization.text import PLAIN, font_of, legible
+
+_LEAST_LETTERS = 12  # their size in pixels
+_LETTERS = 1 / 40  # and in sqrt(height x width) of a large image
+_PAD = 1  # pixels around the letters
 
 
 @VISUALIZERS.register_module()
 class LegibleVisualizer(DetLocalVisualizer):
-    """mmdet's visualizer for images of any size.
+    """mmdet's visualizer for images of any size, and for crowded ones.
 
-    ``_draw_instances`` differs: boxes end within the image, because the parent's picture shrinks
-    within a white frame to make room for the lines of a box at the border; small images with
-    boxes alone are drawn larger, since the text is not smaller on them; and names are written in a
-    font that has their letters.
+    ``_draw_instances`` differs: labels do not cover one another, and the one that finds no free
+    place beside or in its box is left out, those of low scores first; boxes end within the image;
+    small images are drawn larger, since the text is not smaller on them; names are written in a
+    font that has their letters; and colours are those of :func:`palette_of`.
 
     Args:
         least_size (int): Images whose sqrt(height x width) is below it, in pixels, are drawn
             larger, by a whole number. Defaults to 400.
+        alpha (float): Opacity of masks. Defaults to 0.5.
         vis_backends (list[dict], optional): As the parent's.
         name (str): As the parent's.
         save_dir (str, optional): As the parent's.
@@ -33,34 +43,109 @@ class LegibleVisualizer(DetLocalVisualizer):
     def __init__(
         self,
         least_size: int = 400,
+        alpha: float = 0.5,
         vis_backends: list[dict] | None = None,
         name: str = 'visualizer',
         save_dir: str | None = None,
     ) -> None:
-        super().__init__(name=name, vis_backends=vis_backends, save_dir=save_dir, line_width=2)
+        super().__init__(name=name, vis_backends=vis_backends, save_dir=save_dir, alpha=alpha)
         self.least_size = least_size
 
     def _draw_instances(
         self,
         image: ndarray,
         instances: InstanceData,
-        classes: list[str] | None,
+        classes: Sequence[str],
         palette: list[tuple] | None,
     ) -> ndarray:
-        names = classes and legible(tuple(classes))
-        with matplotlib.rc_context({'font.sans-serif': families(names or ())}):
-            return super()._draw_instances(*self._fit(image, instances), names, palette)
-
-    def _fit(self, image: ndarray, instances: InstanceData) -> tuple[ndarray, InstanceData]:
-        """Image and boxes, enlarged, without what reaches beyond."""
-        if 'bboxes' not in instances:
-            return image, instances
         height, width = image.shape[:2]
         scale = max(1, math.ceil(self.least_size / math.sqrt(height * width)))
-        if 'masks' in instances:
-            scale = 1
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
-        instances = copy(instances)
-        limits = instances.bboxes.new_tensor([width, height, width, height]) * scale - 1
-        instances.bboxes = (instances.bboxes * scale).clamp(min=0).minimum(limits)
-        return image, instances
+        colors = palette_of(dict(classes=classes, palette=palette))
+        names = legible(tuple(classes))
+        labels = instances.labels.tolist()
+        masked = image.copy()
+        for mask, label in zip(_masks(instances), labels, strict=False):
+            masked[mask] = (1 - self.alpha) * masked[mask] + self.alpha * np.array(colors[label])
+        masked = cv2.resize(masked, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+        texts = [names[label] for label in labels]
+        if 'scores' in instances:
+            scores = instances.scores.tolist()
+            texts = [f'{text} {score:.2f}' for text, score in zip(texts, scores, strict=True)]
+        limits = np.array([width, height, width, height]) * scale - 1
+        boxes = _boxes(instances) * scale
+        boxes = np.minimum(np.maximum(boxes, 0), limits)
+        boxes[:, 2:] = np.maximum(boxes[:, :2], boxes[:, 2:])
+        picture = _write(masked, boxes, texts, [colors[label] for label in labels])
+        self.set_image(picture)
+        return picture
+
+
+def place_labels(
+    boxes: Iterable[Sequence[float]],
+    sizes: Iterable[tuple[float, float]],
+    picture_size: tuple[int, int],
+) -> Iterator[tuple[float, float] | None]:
+    """Places for labels at boxes, where none covers one before it or leaves the picture.
+
+    Args:
+        boxes (Iterable): ``(left, top, right, bottom)`` each, in pixels, the most important first.
+        sizes (Iterable): Width and height of each label in pixels.
+        picture_size (tuple[int, int]): Height and width in pixels.
+
+    Yields:
+        tuple[float, float] | None: The left upper corner, or None where there is no place.
+    """
+    height, width = picture_size
+    taken = np.empty((0, 4))
+    for (left, top, right, bottom), (w, h) in zip(boxes, sizes, strict=True):
+        place = None
+        for x, y in (
+            *((left, top - h), (left, top), (left, bottom), (left, bottom - h)),
+            *((right - w, top - h), (right - w, top), (right - w, bottom), (right - w, bottom - h)),
+        ):
+            x = max(0, min(x, width - w))
+            overlaps = (taken[:, :2] < (x + w, y + h)) & (taken[:, 2:] > (x, y))
+            if 0 <= y <= height - h and not overlaps.all(axis=1).any():
+                place = x, y
+                taken = np.vstack([taken, (x, y, x + w, y + h)])
+                break
+        yield place
+
+
+def _boxes(instances: InstanceData) -> ndarray:
+    """Of all, or of masks alone, which some detectors give: ``(n, 4)``, float32."""
+    boxes = get_box_tensor(instances.bboxes) if 'bboxes' in instances else None
+    if boxes is not None and (boxes.any() or 'masks' not in instances):
+        return boxes.numpy().reshape(-1, 4)
+    around = [cv2.boundingRect(mask.astype(np.uint8)) for mask in _masks(instances)]
+    return np.array([(x, y, x + w, y + h) for x, y, w, h in around]).reshape(-1, 4)
+
+
+def _masks(instances: InstanceData) -> ndarray:
+    """``(n, H, W)``, bool; none where there are boxes alone."""
+    masks = instances.get('masks', ())
+    if isinstance(masks, BitmapMasks | PolygonMasks):
+        masks = masks.to_ndarray()
+    elif isinstance(masks, Tensor):
+        masks = masks.numpy()
+    return np.asarray(masks, dtype=bool)
+
+
+def _write(image: ndarray, boxes: ndarray, texts: list[str], colors: list[Color]) -> ndarray:
+    """Boxes with their labels on an RGB image, the first on top."""
+    size = max(_LEAST_LETTERS, round(_LETTERS * math.sqrt(image.shape[0] * image.shape[1])))
+    picture = Image.fromarray(image)
+    pen = ImageDraw.Draw(picture)
+    for box, color in reversed(list(zip(boxes.tolist(), colors, strict=True))):
+        pen.rectangle(box, outline=color, width=max(2, size // 6))
+    fonts = [ImageFont.truetype(font_of(text) or PLAIN, size) for text in texts]
+    extents = [font.getbbox(text) for font, text in zip(fonts, texts, strict=True)]
+    sizes = [(right + 2 * _PAD, bottom + 2 * _PAD) for _, _, right, bottom in extents]
+    places = place_labels(boxes.tolist(), sizes, image.shape[:2])
+    for place, (w, h), text, font, color in zip(places, sizes, texts, fonts, colors, strict=True):
+        if place is not None:
+            x, y = place
+            pen.rectangle((x, y, x + w - 1, y + h - 1), fill=color)
+            fill = 'black' if np.dot(color, (0.299, 0.587, 0.114)) > 128 else 'white'
+            pen.text((x + _PAD, y + _PAD), text, fill=fill, font=font)
+    return np.asarray(picture)

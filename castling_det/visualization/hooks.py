@@ -1,11 +1,12 @@
 """What a test writes of each image: a picture, or a label map."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import mmcv
 import numpy as np
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -15,13 +16,16 @@ from PIL import Image
 from castling_det.checkpoint import atomic_write
 from castling_det.inference.run_onnx import picture_name
 
+LEAST_SCORE = 0.3  # of the boxes that are drawn
+
 
 @HOOKS.register_module()
 class OverlayHook(Hook):
-    """Draw ground truth, left, and prediction, right, of boxes or label maps.
+    """Draw ground truth above prediction, of boxes or label maps, or both classes on the image.
 
     mmdet's and mmseg's hooks differ from each other, and write pictures of the same name over one
-    another; here they keep the path of their image below the folder of the images.
+    another; here they keep the path of their image below the folder of the images. Our own
+    visualizers draw, whichever the config has; its backends keep what goes into no folder.
 
     Args:
         draw (bool): Whether to draw at all. Defaults to False.
@@ -57,20 +61,49 @@ class OverlayHook(Hook):
         if not self.draw:
             return
         for place, sample in enumerate(outputs):
-            out_file = None
-            if self.test_out_dir is not None:
-                path = path_below_images(runner, sample)
-                out_file = str(Path(self.test_out_dir) / path.with_name(picture_name(path)))
-            self._draw(runner, 'test', sample, batch_idx * len(outputs) + place, out_file)
+            if self.test_out_dir is None:
+                self._draw(runner, 'test', sample, batch_idx * len(outputs) + place)
+            else:
+                dataset = runner.test_dataloader.dataset
+                write_overlay(Path(self.test_out_dir), dataset, sample)
 
-    @staticmethod
-    def _draw(
-        runner: Runner, name: str, sample: BaseDataElement, step: int, out_file: str | None = None
+    def _draw(self, runner: Runner, name: str, sample: BaseDataElement, step: int) -> None:
+        from castling_det.visualization.drawing import truth_above_prediction  # brings mmdet
+
+        dataset = getattr(runner, f'{name}_dataloader').dataset
+        picture = truth_above_prediction(sample, dataset.metainfo, LEAST_SCORE)
+        runner.visualizer.add_image(name, picture, step)
+
+
+class LastValidationHook(Hook):
+    """Draw some images of the last validation of a training, truth above prediction.
+
+    Images that are no local files are left out, and so are samples of a data set without classes.
+
+    Args:
+        folder (str | Path): Where to.
+        number (int): How many, evenly over the validation set. Defaults to 8.
+    """
+
+    def __init__(self, folder: str | Path, number: int = 8) -> None:
+        self.folder, self.number = Path(folder), number
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict,
+        outputs: Sequence[BaseDataElement],
     ) -> None:
-        image = mmcv.imread(sample.img_path, channel_order='rgb')
-        runner.visualizer.add_datasample(
-            name, image, data_sample=sample, step=step, out_file=out_file
-        )
+        if runner.iter < runner.max_iters or not is_main_process():
+            return
+        last, dataset = len(runner.val_dataloader) - 1, runner.val_dataloader.dataset
+        drawn = np.linspace(0, last, min(self.number, last + 1), dtype=int)
+        if batch_idx not in drawn or 'classes' not in getattr(dataset, 'metainfo', {}):
+            return
+        for sample in outputs[: math.ceil(self.number / len(drawn))]:
+            if Path(getattr(sample, 'img_path', '')).is_file():
+                write_overlay(self.folder, dataset, sample)
 
 
 class LabelMapHook(Hook):
@@ -98,17 +131,26 @@ class LabelMapHook(Hook):
             labels = sample.pred_sem_seg.data[0].cpu().numpy()
             labels = labels + bool(sample.get('reduce_zero_label', False))
             kind = np.uint8 if labels.max() < 256 else np.uint16
-            path = path_below_images(runner, sample).with_suffix('.png')
+            path = path_below_images(runner.test_dataloader.dataset, sample).with_suffix('.png')
             with atomic_write(self.folder / path) as unfinished:
                 Image.fromarray(labels.astype(kind)).save(unfinished)
 
 
-def path_below_images(runner: Runner, sample: BaseDataElement) -> Path:
-    """Path of a test image below the folder that all images of the test data lie in.
+def write_overlay(folder: Path, dataset: object, sample: BaseDataElement) -> None:
+    """Write the picture of a sample, with the path of its image below those of the data set."""
+    from castling_det.visualization.drawing import truth_above_prediction, write_picture
+
+    path = path_below_images(dataset, sample)
+    picture = truth_above_prediction(sample, dataset.metainfo, LEAST_SCORE)
+    write_picture(folder / path.with_name(picture_name(path)), picture)
+
+
+def path_below_images(dataset: object, sample: BaseDataElement) -> Path:
+    """Path of an image below the folder that all images of a data set lie in.
 
     An image that lies elsewhere has its whole path, without the root.
     """
-    folder = os.path.commonpath(list(_image_folders(runner.test_dataloader.dataset)))
+    folder = os.path.commonpath(list(_image_folders(dataset)))
     path = Path(os.path.abspath(sample.img_path))
     return path.relative_to(folder if path.is_relative_to(folder) else path.anchor)
 

@@ -11,6 +11,7 @@ from mmseg.visualization import SegLocalVisualizer
 from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 
+from castling_det.visualization.palette import palette_of
 from castling_det.visualization.text import PLAIN, font_of, legible
 
 # Pixels of the legend; the column is its least width, the last the size of letters.
@@ -50,9 +51,10 @@ class LegendVisualizer(SegLocalVisualizer):
         image: ndarray,
         sem_seg: PixelData,
         classes: Sequence[str],
-        palette: Sequence[Sequence[int]],
+        palette: Sequence[Sequence[int]] | None,
         with_labels: bool = True,
     ) -> ndarray:
+        palette = palette_of(dict(classes=classes, palette=palette))
         labels = np.asarray(sem_seg.data.cpu())[0]
         present, counts = np.unique(labels[labels < len(classes)], return_counts=True)
         present = present[np.argsort(-counts, kind='stable')]

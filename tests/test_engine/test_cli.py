@@ -1,14 +1,18 @@
 import argparse
+import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.registry import VISUALIZERS
 from mmengine.runner import Runner
 
 from castling_det.engine.cli import (
     add_config_arguments,
     add_run_arguments,
+    add_trackers,
     errors_in_one_sentence,
     load_config,
     load_run_config,
@@ -119,3 +123,38 @@ def test_work_dir_of_the_command_line_of_the_config_and_of_its_name(write, monke
     assert run_config(own).work_dir == 'own'
     assert run_config(own, '--work-dir', 'given').work_dir == 'given'
     assert os.environ['LOCAL_RANK'] == '3'
+
+
+def test_trackers_come_beside_the_log(write):
+    cfg = load_config(write(f"_base_ = '{DEMO}'"))
+    add_trackers(cfg, [])
+    assert [each.type for each in cfg.visualizer.vis_backends] == ['LocalVisBackend']
+    add_trackers(cfg, ['tensorboard', 'wandb'])
+    names = ['LocalVisBackend', 'TensorboardVisBackend', 'WandbVisBackend']
+    assert [each.type for each in cfg.visualizer.vis_backends] == names
+    bare = Config()
+    add_trackers(bare, ['wandb'])
+    assert [each.type for each in bare.visualizer.vis_backends] == names[::2]
+
+
+def test_tensorboard_has_the_scalars_and_pictures_of_the_log(write, tmp_path):
+    pytest.importorskip('tensorboard', reason='the extra tensorboard is not installed')
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    cfg = load_config(write(f"_base_ = '{DEMO}'"))
+    add_trackers(cfg, ['tensorboard'])
+    visualizer = VISUALIZERS.build(dict(cfg.visualizer, name='tracked', save_dir=str(tmp_path)))
+    scalars = {'loss': 0.5, 'nonzeros/backbone.blocks.0.attn': 0.25}
+    visualizer.add_config(cfg)
+    visualizer.add_scalars(scalars, step=7)
+    visualizer.add_image('val', np.zeros((4, 6, 3), np.uint8), step=7)
+    visualizer.close()
+    logged = json.loads((tmp_path / 'vis_data' / 'scalars.json').read_text())
+    assert logged == dict(scalars, step=7)
+    (events,) = (tmp_path / 'vis_data').glob('events.out.tfevents.*')
+    found = EventAccumulator(str(events)).Reload()
+    for name, value in scalars.items():
+        (event,) = found.Scalars(name)
+        assert (event.step, event.value) == (7, value)
+    (image,) = found.Images('val')
+    assert (image.step, image.height, image.width) == (7, 4, 6)

@@ -273,5 +273,30 @@ def test_copy_of_a_folder(tmp_path, monkeypatch, lost, acc):
     assert {path.stem for path in old.glob('best_*')} == best
 
 
+@pytest.mark.parametrize(
+    ('names', 'chosen'),
+    [
+        (('coco/cat_precision', 'coco/bbox_mAP', 'coco/bbox_mAP_50'), 'coco/bbox_mAP'),
+        (('aAcc', 'mIoU'), 'mIoU'),
+        (('accuracy/top5', 'accuracy/top1'), 'accuracy/top1'),
+        (('precision', 'acc'), 'precision'),
+    ],
+)
+def test_best_by_the_main_metric(names, chosen):
+    hook = SafeCheckpointHook(save_best='auto')
+    hook._choose_metric(None, list(names))
+    assert hook.key_indicators == [chosen] and hook.rules == ['greater']
+
+
+def test_no_best_by_a_metric_of_which_nobody_knows_whether_much_is_good(tmp_path, monkeypatch):
+    monkeypatch.delitem(MEASURED, 'acc')
+    monkeypatch.setitem(MEASURED, 'auc', {1: 1, 2: 2, 3: 3})
+    for number in (1, 2):
+        monkeypatch.setattr(SafeCheckpointHook, '_default_greater_keys', ['auc'] * (2 - number))
+        validated, best = measured(monkeypatch, tmp_path / str(number), 'auto', 3)
+        assert validated == {1, 2, 3}
+        assert best == ({'best_auc_epoch_3'} if number == 1 else set())
+
+
 def test_registered_in_the_root_registry():
     assert HOOKS.get('SafeCheckpointHook') is SafeCheckpointHook

@@ -12,17 +12,24 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from PIL import Image
 
-from castling_det.visualization.boxes import LegibleVisualizer
-from castling_det.visualization.hooks import LabelMapHook, OverlayHook, path_below_images
-from castling_det.visualization.label_maps import LegendVisualizer
+from castling_det.visualization.hooks import (
+    LabelMapHook,
+    LastValidationHook,
+    OverlayHook,
+    path_below_images,
+)
 
 META = dict(classes=('sky', 'road', 'tree'), palette=[(0, 0, 255), (200, 0, 0), (0, 255, 0)])
+SCALE, CAPTION = 9, 20  # sqrt(40 * 60) px become more than 400; the line with 'truth'
 FILES = ('a/1.png', 'b/1.png', 'b/1.bmp')
 
 
-def runner_of(dataset: object, visualizer: object = None) -> SimpleNamespace:
-    loader = SimpleNamespace(dataset=dataset)
-    return SimpleNamespace(test_dataloader=loader, visualizer=visualizer, iter=0)
+class Loader(list):
+    """Batches, and the data set that they are of."""
+
+
+def runner_of(dataset: object) -> SimpleNamespace:
+    return SimpleNamespace(test_dataloader=SimpleNamespace(dataset=dataset), iter=0)
 
 
 @pytest.fixture
@@ -52,22 +59,38 @@ def box_sample(path: Path) -> DetDataSample:
 
 @pytest.mark.parametrize('is_box', [False, True], ids=['labels', 'boxes'])
 def test_pictures_keep_the_path_of_their_image(images, tmp_path, is_box):
-    visualizer = LegibleVisualizer(least_size=1) if is_box else LegendVisualizer(least_size=40)
-    visualizer.dataset_meta = META
     make = box_sample if is_box else lambda path: label_sample(path, 2)
-    runner = runner_of(SimpleNamespace(data_prefix=dict(img=str(images))), visualizer)
+    runner = runner_of(SimpleNamespace(data_prefix=dict(img=str(images)), metainfo=META))
     out = tmp_path / 'out'
     hook = OverlayHook(draw=True, test_out_dir=str(out))
     hook.after_test_iter(runner, 0, {}, [make(images / file) for file in FILES])
     drawn = sorted(str(file.relative_to(out)) for file in out.rglob('*.png'))
     assert drawn == ['a/1.png', 'b/1.bmp.png', 'b/1.png']
     picture = cv2.imread(str(out / 'a' / '1.png'))[..., ::-1]
+    height, width = 40 * SCALE, 60 * SCALE
+    above, below = np.split(picture, [len(picture) // 2])
     if is_box:
-        assert picture.shape == (40, 120, 3)
+        assert above.shape == below.shape == (height + CAPTION, width, 3)
+        assert (above[CAPTION:] == below[CAPTION:]).mean() > 0.9  # but for the score
+        assert (above[CAPTION + 20 * SCALE, 5 * SCALE] == META['palette'][1]).all()
     else:
-        assert (picture[10, 10] == (160, 40, 40)).all()
-        right = picture[:, picture.shape[1] // 2 :]
-        assert (right == (40, 193, 40)).all(axis=2).sum() == 40 * 60
+        assert above.shape[0] == below.shape[0] == height + CAPTION
+        for part, color in ((above, (160, 40, 40)), (below, (40, 193, 40))):
+            assert (part == color).all(axis=2).sum() == height * width
+
+
+def test_some_images_of_the_last_validation_are_drawn(images, tmp_path):
+    """Three batches; evenly spread over them are two, the first and the last."""
+    dataset = SimpleNamespace(data_prefix=dict(img=str(images)), metainfo=META)
+    loader = Loader([1, 2, 3])
+    loader.dataset = dataset
+    runner = SimpleNamespace(val_dataloader=loader, iter=5, max_iters=6)
+    hook = LastValidationHook(tmp_path / 'out', number=2)
+    for runner.iter in (5, 6):
+        for batch_idx, file in enumerate(FILES):
+            hook.after_val_iter(runner, batch_idx, {}, [label_sample(images / file, 2)] * 2)
+        drawn = sorted(path.name for path in (tmp_path / 'out').rglob('*.png'))
+        assert drawn == ([] if runner.iter == 5 else ['1.bmp.png', '1.png'])
 
 
 def test_label_maps_keep_the_path_of_their_image(images, tmp_path):
@@ -85,8 +108,8 @@ def test_label_maps_keep_the_path_of_their_image(images, tmp_path):
 
 def test_joined_data_sets_keep_apart():
     first, second = (SimpleNamespace(data_prefix=dict(img=f'/data/{name}/images')) for name in 'ab')
-    runner = runner_of(SimpleNamespace(datasets=[first, SimpleNamespace(dataset=second)]))
-    place = path_below_images(runner, SimpleNamespace(img_path='/data/b/images/1.png'))
+    joined = SimpleNamespace(datasets=[first, SimpleNamespace(dataset=second)])
+    place = path_below_images(joined, SimpleNamespace(img_path='/data/b/images/1.png'))
     assert place == Path('b/images/1.png')
-    elsewhere = path_below_images(runner, SimpleNamespace(img_path='/more/1.png'))
+    elsewhere = path_below_images(joined, SimpleNamespace(img_path='/more/1.png'))
     assert elsewhere == Path('more/1.png')
