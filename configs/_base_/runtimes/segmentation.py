@@ -10,7 +10,9 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='SafeCheckpointHook', by_epoch=False, interval=1000, max_keep_ckpts=2),
+    checkpoint=dict(
+        type='SafeCheckpointHook', by_epoch=False, interval=1000, max_keep_ckpts=1, save_best='mIoU'
+    ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='OverlayHook'),
 )
