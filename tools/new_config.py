@@ -90,8 +90,12 @@ def main() -> None:
         size = input_size(args.model, data.task, args.size)
         weights = find_weights(args.model)
         text = config_text(data, args.model, size, args.epochs, weights)
-    with atomic_write(args.out) as unfinished:
-        unfinished.write_text(text)
+    try:
+        with atomic_write(args.out) as unfinished:
+            unfinished.write_text(text)
+    except OSError as error:
+        reason = f'{args.out} cannot be written ({error.strerror}): give another --out'
+        raise SystemExit(f'error: {reason}') from error
     print(report(data, args.model, weights))
     best = f'work_dirs/{args.out.stem}/best_*.pth'
     print(

@@ -60,6 +60,7 @@ def read_coco(folder: DataFolder, contents: dict[PurePosixPath, dict], _: object
     """The splits of the json files; a test split without boxes is left out."""
     splits = {}
     for file, content in contents.items():
+        _require_keys(folder, file, content)
         split = split_of(file) or ('train' if len(contents) == 1 else None)
         if split is None or split in splits:
             other = f', as {splits[split].file}' if split else ''
@@ -74,6 +75,15 @@ def read_coco(folder: DataFolder, contents: dict[PurePosixPath, dict], _: object
         train = splits['train']
         splits.update(_written(folder, dict(train=train.content), train.images))
     return splits
+
+
+def _require_keys(folder: DataFolder, file: PurePosixPath, content: dict) -> None:
+    """What is read here; the check of the data set asks for more."""
+    required = dict(images=('id', 'file_name'), annotations=('image_id', 'category_id'))
+    for part, keys in (required | dict(categories=('id', 'name'))).items():
+        for key in keys:
+            if any(key not in entry for entry in content[part]):
+                raise InputError(f'{folder.root / file}: an entry of {part} has no {key}: add it')
 
 
 def _images_of(folder: DataFolder, file: PurePosixPath, content: dict) -> str:
@@ -199,7 +209,10 @@ def _yolo_box(line: str, width: int, height: int) -> tuple:
 def _yolo_names(folder: DataFolder) -> list[str] | None:
     for file in folder.files:
         if file.suffix.lower() in ('.yaml', '.yml'):
-            content = yaml.safe_load(folder.read(file))
+            try:
+                content = yaml.safe_load(folder.read(file))
+            except yaml.YAMLError as error:
+                raise InputError(f'{folder.root / file} is no YAML ({error}): mend it') from error
             names = content.get('names') if isinstance(content, dict) else None
             if names:
                 listed = [

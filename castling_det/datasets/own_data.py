@@ -230,7 +230,8 @@ def _label_names(
     def numbers(file: PurePosixPath) -> set[int]:
         try:
             with Image.open(folder.root / file) as image:
-                return {n for n, count in enumerate(image.histogram()[:256]) if count}
+                found = {n for n, count in enumerate(image.histogram()[:256]) if count}
+                return {min(n, 1) for n in found} if image.mode == '1' else found
         except UNREADABLE:
             return set()  # which the check names
 
@@ -279,9 +280,10 @@ def _classification(folder: DataFolder, classes: Sequence[str] | None) -> OwnDat
         splits[split_of(PurePosixPath(parent)) or 'train'] = Split(count, dict(data_prefix=parent))
     require_train(folder, splits)
     if len(splits) < len(found):
+        parents = first_five(parent or 'the folder itself' for parent in found)
         raise InputError(
-            f'{folder.root} has class folders in {first_five(f"{p or chr(46)}/" for p in found)}: '
-            'let them all lie below train/, val/ and test/, or none'
+            f'{folder.root} has class folders in {parents}: let them all lie below train/, val/ '
+            'and test/, or none'
         )
     for parent in others:
         if differing := sorted(set(names) ^ set(found[parent])):
@@ -295,8 +297,8 @@ def _classification(folder: DataFolder, classes: Sequence[str] | None) -> OwnDat
             'leave the option out, and move away what is not to be learnt'
         )
     if 'val' not in splits:
-        (images,) = (found[p] for p in found if splits['train'].keys['data_prefix'] == p)
-        splits.update(_divided_classes(folder, splits['train'], images))
+        train = splits['train']
+        splits.update(_divided_classes(folder, train, found[train.keys['data_prefix']]))
     return OwnData(folder.root, 'classification', names, splits, folder.notes)
 
 

@@ -123,6 +123,17 @@ def test_splits_that_do_not_fit(tmp_path, names, train, said):
         find_own_data(tmp_path)
 
 
+def test_entries_that_lack_something(tmp_path):
+    content = coco(tmp_path / 'train.json', tmp_path / 'images', 2)
+    del content['annotations'][1]['category_id']
+    text(tmp_path / 'train.json', json.dumps(content))
+    with pytest.raises(InputError, match='train.json: an entry of annotations has no category_id'):
+        find_own_data(tmp_path)
+    text(tmp_path / 'train.json', '{')
+    with pytest.raises(InputError, match='train.json is no JSON'):
+        find_own_data(tmp_path)
+
+
 def test_images_that_are_elsewhere(tmp_path):
     coco(tmp_path / 'data' / 'train.json', tmp_path / 'elsewhere', 2)
     picture(tmp_path / 'data' / 'other.jpg')
@@ -242,6 +253,16 @@ def test_label_maps_without_val(tmp_path):
         label_map(tmp_path / 'labels' / f'{number}.png', [0, 255])
     with pytest.raises(InputError, match='write the background as 0 and the object as 1'):
         find_own_data(tmp_path)
+
+
+def test_masks_of_one_bit(tmp_path):
+    for number in range(2):
+        picture(tmp_path / 'images' / f'{number}.jpg', (2, 1))
+        (tmp_path / 'masks').mkdir(exist_ok=True)
+        mask = Image.new('1', (2, 1))
+        mask.putpixel((0, 0), 1)
+        mask.save(tmp_path / 'masks' / f'{number}.png')
+    assert find_own_data(tmp_path, ['ground', 'roof']).classes == ('ground', 'roof')
 
 
 def test_class_folders(tmp_path):
