@@ -265,7 +265,7 @@ def read_voc(
     by_stem = defaultdict(list)
     for image in folder.images:
         by_stem[image.stem].append(image)
-    found, missing = defaultdict(list), []
+    found, missing, unlisted = defaultdict(list), [], []
     for file, root in files.items():
         image = _voc_image(file, by_stem[file.stem])
         if image is None:
@@ -276,13 +276,17 @@ def read_voc(
         entry = dict(file_name=str(image), width=width, height=height)
         entry['boxes'] = [_voc_box(folder, file, each, classes) for each in root.iter('object')]
         listed = [split for split, stems in lists.items() if file.stem in stems]
-        if listed or not lists:
-            found[(listed or [split_of(file) or 'train'])[0]].append(entry)
+        if lists and not listed:
+            unlisted.append(file)
+            continue
+        found[(listed or [split_of(file) or 'train'])[0]].append(entry)
     if missing:
         raise InputError(
             f'{folder.root}: {len(missing)} of {len(files)} xml files have no image of their name '
             f'({first_five(missing)}): add it, or take them away'
         )
+    if unlisted:
+        folder.notes.append(f'left out, in no list of ImageSets/Main: {first_five(unlisted)}')
     return _written(folder, _as_coco(found, classes))
 
 

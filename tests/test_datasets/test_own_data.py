@@ -196,6 +196,7 @@ def test_pascal_voc(tmp_path):
     text(tmp_path / 'ImageSets' / 'Main' / 'val.txt', 'c\n')
     data = find_own_data(tmp_path)
     assert data.classes == ('cat', 'dog')
+    assert data.notes == ['left out, in no list of ImageSets/Main: Annotations/d.xml']
     expected = [('dog', 1, 2, 10, 5, 0), ('cat', 0, 0, 4, 20, 1)]
     images = {split: boxes_of(read(data, split)) for split in ('train', 'val')}
     assert images['train'] == dict.fromkeys(['JPEGImages/a.jpg', 'JPEGImages/b.jpg'], expected)
