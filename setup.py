@@ -63,6 +63,7 @@ setup(
     install_requires=DEPENDENCIES,
     extras_require=EXTRAS,
     packages=find_packages(include=['castling_det', 'castling_det.*']),
+    entry_points={'console_scripts': ['castling-det = castling_det.__main__:main']},
     # `.mim` links to configs/ and tools/, where mmengine and mim look for them in a package.
     package_data={
         'castling_det': [

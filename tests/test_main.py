@@ -1,5 +1,6 @@
-"""``python -m castling_det TOOL``: other people's tools in a process that knows this package."""
+"""``castling-det VERB``, and other people's tools in a process that knows this package."""
 
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from castling_det.__main__ import main
+from castling_det.__main__ import VERBS, main
 
 LEAF = 'castling_picodet/castling-picodet_levit-nano_1xb16-8e_shapes-64x512.py'
 
@@ -40,11 +41,36 @@ def test_tool_runs_as_by_python_itself(tmp_path, monkeypatch, capsys, words):
     assert capsys.readouterr().out == "__main__ beside ['--flag', 'a b']\n"
 
 
-@pytest.mark.parametrize(
-    ('words', 'said'),
-    [([], 'usage: '), (['--help'], 'usage: '), (['no.py'], 'no.py does not exist')],
-)
-def test_what_cannot_be_run(monkeypatch, words, said):
+@pytest.mark.parametrize('verb', VERBS)
+def test_every_tool_is_a_verb_with_help(monkeypatch, capsys, verb):
+    tools = {path.stem for path in (Path(__file__).parents[1] / 'tools').glob('*.py')}
+    assert set(VERBS.values()) == tools and len(VERBS) == len(tools)
+    monkeypatch.setattr(sys, 'argv', ['/bin/castling-det', verb, '--help'])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 0
+    assert f'usage: castling-det {verb} [-h]' in capsys.readouterr().out
+
+
+def test_verbs_are_listed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['castling-det'])
+    main()
+    printed = capsys.readouterr().out
+    assert printed.startswith('usage: castling-det COMMAND ARGS')
+    assert re.search(
+        '^  check  +Check the data sets of a config, every image decoded$', printed, re.M
+    )
+    assert all(f'\n  {verb} ' in printed for verb in VERBS)
+
+
+def test_arguments_reach_the_tool(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, 'argv', ['castling-det', 'check', str(tmp_path / 'no.py')])
+    with pytest.raises(SystemExit, match=f'error: config {tmp_path}/no.py does not exist'):
+        main()
+
+
+@pytest.mark.parametrize('words', [['no.py'], ['trian', 'my_config.py']])
+def test_what_cannot_be_run(monkeypatch, words):
     monkeypatch.setattr(sys, 'argv', ['castling_det', *words])
-    with pytest.raises(SystemExit, match=said):
+    with pytest.raises(SystemExit, match=f'no file {words[0]} and no such command'):
         main()

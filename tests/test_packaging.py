@@ -125,8 +125,15 @@ def test_config_is_found_by_package_name_in_this_installation(child, leaf):
 
 
 def test_config_is_found_by_package_name_in_an_installed_wheel(wheel, child, leaf, tmp_path):
-    site = tmp_path / 'site'
+    """And so are the bases of a config that the installed command writes."""
+    site, words = tmp_path / 'site', ['--model', 'levit-nano', '--out', tmp_path / 'mine.py']
+    environment = os.environ | {'PYTHONPATH': str(site)}
     run(sys.executable, '-m', 'pip', 'install', '--no-deps', '--no-index', '-t', site, wheel)
+    for name in ('a/1.jpg', 'a/2.jpg', 'b/1.jpg', 'b/2.jpg'):
+        (tmp_path / 'data' / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'data' / name).touch()
+    command = site / 'bin' / 'castling-det'
+    run(command, 'new-config', 'data', *words, cwd=tmp_path, env=environment)
     script = (
         'import castling_det\n'
         'from mmengine.config import Config\n'
@@ -134,8 +141,9 @@ def test_config_is_found_by_package_name_in_an_installed_wheel(wheel, child, lea
         f'config = get_config("castling_det::{leaf}")\n'
         f'assert config.filename.startswith({str(site)!r})\n'
         f'assert Config.fromfile({str(child)!r}).to_dict() == config.to_dict()\n'
+        'assert Config.fromfile("mine.py").model.head.num_classes == 2\n'
     )
-    run(sys.executable, '-c', script, cwd=tmp_path, env=os.environ | {'PYTHONPATH': str(site)})
+    run(sys.executable, '-c', script, cwd=tmp_path, env=environment)
 
 
 def test_model_index_lists_every_metafile():

@@ -115,7 +115,8 @@ def test_training_learns_and_says_where_it_left_things(demo):
     assert re.search(r'eta: .* loss: .* loss_cls: .* loss_bbox: .* loss_dfl: ', output)
     assert 'resumed epoch: 16, iter: 32' in output
     assert ap50(log_of(root / 'work')) > 0.3  # 0.68 to 0.89 over five seeds
-    (best,) = (root / 'work').glob('best_coco_bbox_mAP_epoch_*.pth')
+    (best,) = (path for path in (root / 'work').glob('*.pth') if path.name != 'epoch_32.pth')
+    assert best.name.startswith('best_coco_bbox_mAP_epoch_')
     assert f'Best checkpoint: {best}, coco/bbox_mAP 0.' in output
     assert f'Next: python tools/test.py {os.path.relpath(root / "leaf.py")} {best}' in output
     assert (root / 'work' / 'epoch_32.pth').is_file()
@@ -272,6 +273,8 @@ def test_segmentor_by_the_same_commands(tmp_path, call, refusal):
     trained = call('train', leaf, *work)
     scores = [float(score) for score in re.findall(r'Validation .*: mIoU ([\d.]+)', trained)]
     assert len(scores) == 2 and scores[1] > 40  # 63 to 66 over five seeds
+    best = f'best_mIoU_iter_{30 if scores[0] >= scores[1] else 60}.pth'
+    assert {path.name for path in (tmp_path / 'work').glob('*.pth')} == {best, 'iter_60.pth'}
     words = [leaf, tmp_path / 'work' / 'iter_60.pth', *work]
     found = []
     for mode in ('whole', 'slide'):  # the window is as large as the image

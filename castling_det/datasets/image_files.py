@@ -127,6 +127,18 @@ def check_images(
         report.error(message) if is_error else report.warnings.append(message)
 
 
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image as EXIF turns it.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    size, orientation = _header(path)
+    if not all(size):
+        raise InputError(f'{path} cannot be read: mend it, or take it out of the data set')
+    return size[::-1] if orientation > 4 else size
+
+
 def _header(path: Path) -> tuple[tuple[int, int], int]:
     """Width and height as stored, and EXIF's orientation; zeros and 1 for what Pillow refuses."""
     try:

@@ -259,6 +259,13 @@ def test_best_checkpoint_that_is_written_anew_stays(tmp_path, monkeypatch):
     assert measured(monkeypatch, tmp_path, 'auc', 3, resume=True) == ({3}, best)
 
 
+def test_best_by_the_first_metric_outlives_a_resumption(tmp_path, monkeypatch):
+    """As ``save_best='auto'`` of classifiers: the third epoch is worse than the second."""
+    best = {'best_acc_epoch_2'}
+    assert measured(monkeypatch, tmp_path, 'auto', 2) == ({1, 2}, best)
+    assert measured(monkeypatch, tmp_path, 'auto', 3, resume=True) == ({3}, best)
+
+
 @pytest.mark.parametrize(('lost', 'acc'), [('nothing', 2), ('best_acc_epoch_2.pth', 3)])
 def test_copy_of_a_folder(tmp_path, monkeypatch, lost, acc):
     """Its own best checkpoints count, as far as they are there; the former's are left alone."""

@@ -14,7 +14,7 @@ default_hooks = dict(
         type='SafeCheckpointHook',
         by_epoch=False,
         interval=1000,
-        max_keep_ckpts=2,
+        max_keep_ckpts=1,
         save_best='auto',
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),

@@ -1,0 +1,333 @@
+"""What somebody's folder of images can be trained for: boxes, label maps or classes, by split."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from castling_det.datasets.box_layouts import LAYOUTS, NAME_FILES, Boxes
+from castling_det.datasets.data_folder import DataFolder, require_train, split_of
+from castling_det.datasets.image_files import UNREADABLE, first_five, in_threads
+from castling_det.datasets.seg_checks import IGNORED, PALETTE_OR_GREY
+from castling_det.errors import InputError
+
+LOOKED_AT = 3  # files of a folder by which label maps are told from photos
+LABEL_WORDS = ('annot', 'gt', 'label', 'mask', 'seg', 'truth')  # of folders
+IMAGE_FOLDERS = {'images', 'image', 'img', 'imgs', 'jpegimages'}  # no name of a class
+EXPECTED = (
+    'boxes as COCO json, YOLO txt in labels/ beside images/ or Pascal VOC xml; label maps as 8-bit '
+    'grey or palette PNG, named as their images; or at least two folders of classes'
+)
+
+
+@dataclass
+class Split:
+    """A part of a data set: how many images it has, and what its ``dataset`` in a config takes."""
+
+    num_images: int
+    keys: dict
+
+
+@dataclass
+class OwnData:
+    """A folder that can be trained on.
+
+    Attributes:
+        root: The folder, absolute.
+        task: 'detection', 'segmentation' or 'classification'.
+        classes: Their names, in the order of their numbers.
+        splits: 'train', 'val' and, where it is there, 'test'.
+        notes: What was made of the files and what was left out, a sentence each.
+    """
+
+    root: Path
+    task: str
+    classes: tuple[str, ...]
+    splits: dict[str, Split]
+    notes: list[str]
+
+    def __post_init__(self) -> None:
+        order = ('train', 'val', 'test')
+        self.splits = {split: self.splits[split] for split in order if split in self.splits}
+
+
+def find_own_data(root: Path, classes: Sequence[str] | None = None) -> OwnData:
+    """Find out what a folder holds.
+
+    YOLO and Pascal VOC are converted to COCO json, and a set without a val split is divided by a
+    fixed seed; the files for that are written to ``castling_det`` below the folder.
+
+    Args:
+        root (Path): The folder.
+        classes (Sequence[str], optional): Of boxes those to learn, of label maps the names of the
+            numbers from 0. Defaults to all of them, and to the names that a file beside them has.
+
+    Raises:
+        InputError: If it holds none of the layouts or several, or one that contradicts itself.
+    """
+    folder = DataFolder(root)
+    found = {layout: look(folder) for layout, (look, _) in LAYOUTS.items()}
+    found['label maps'] = label_maps(folder)
+    found = {layout: files for layout, files in found.items() if files}
+    if len(found) > 1:
+        firsts = ' and '.join(f'{layout} ({next(iter(each))})' for layout, each in found.items())
+        raise InputError(f'{root} holds {firsts}: give a folder that holds one of them alone')
+    if not found:
+        return _classification(folder, classes)
+    ((layout, files),) = found.items()
+    if layout == 'label maps':
+        return _segmentation(folder, files, classes)
+    return _detection(folder, LAYOUTS[layout][1](folder, files, classes), classes)
+
+
+def _listed(folder: DataFolder, name: str, whole: Split, lines: list[str]) -> Split:
+    """A part of a split, which a list of its files says."""
+    listed = folder.write(f'{name}.txt', ''.join(f'{line}\n' for line in lines))
+    return Split(len(lines), dict(whole.keys, ann_file=listed))
+
+
+# Boxes.
+
+
+def _detection(folder: DataFolder, boxes: Boxes, classes: Sequence[str] | None) -> OwnData:
+    train = boxes['train']
+    names = {category['id']: category['name'] for category in train.content['categories']}
+    learnt = {names.get(box['category_id']) for box in train.content['annotations']}
+    unknown = [name for name in classes or () if name not in names.values()]
+    if unknown:
+        raise InputError(
+            f'--classes {" ".join(unknown)}: {folder.root / train.file} has '
+            f'{first_five(names.values())} ({len(names)} categories)'
+        )
+    wanted = [name for name in names.values() if name in (classes or names.values())]
+    chosen = [name for name in wanted if name in learnt]
+    empty = [name for name in wanted if name not in learnt]
+    if not chosen:
+        raise InputError(f'{folder.root / train.file} has no box of {first_five(empty)}')
+    if empty:
+        folder.notes.append(f'left out, without a box in {train.file}: {first_five(empty)}')
+    for split in boxes.values():
+        known = {category['name'] for category in split.content['categories']}
+        lacking = [name for name in chosen if name not in known]
+        if lacking:
+            kept = ' '.join(name for name in chosen if name in known)
+            raise InputError(
+                f'{folder.root / split.file} has no category {first_five(map(repr, lacking))}, '
+                f'which {train.file} has: add it, or leave it out by --classes {kept}'
+            )
+    splits = {
+        name: Split(
+            len(split.content['images']),
+            dict(ann_file=split.file, data_prefix=dict(img=split.images)),
+        )
+        for name, split in boxes.items()
+    }
+    return OwnData(folder.root, 'detection', tuple(chosen), splits, folder.notes)
+
+
+# Label maps.
+
+
+def label_maps(folder: DataFolder) -> dict[PurePosixPath, tuple[PurePosixPath, str]]:
+    """Folders of label maps, and for each that of its images and the ending of the maps' names."""
+    files = defaultdict(list)
+    for image in folder.images:
+        files[image.parent].append(image)
+    stems = {parent: {file.stem for file in inside} for parent, inside in files.items()}
+    numbered = {parent for parent, inside in files.items() if _are_numbers(folder, inside)}
+    pairs = {}
+    for labels in sorted(numbered):
+        for images in stems:
+            is_photos = images not in numbered or _has_label_word(labels, images)
+            if images == labels or split_of(images) != split_of(labels) or not is_photos:
+                continue
+            ending = _common_ending(stems[labels], stems[images])
+            if ending is not None:
+                pairs[labels] = images, ending
+    return pairs
+
+
+def _are_numbers(folder: DataFolder, files: list[PurePosixPath]) -> bool:
+    """Whether files are PNGs of one 8-bit number a pixel, by the first of them."""
+    if any(file.suffix != '.png' for file in files):
+        return False
+    try:
+        modes = {Image.open(folder.root / file).mode for file in files[:LOOKED_AT]}
+    except UNREADABLE:
+        return False
+    return modes <= set(PALETTE_OR_GREY)
+
+
+def _has_label_word(labels: PurePosixPath, images: PurePosixPath) -> bool:
+    def has(path: PurePosixPath) -> bool:
+        return any(word in str(path).lower() for word in LABEL_WORDS)
+
+    return has(labels) and not has(images)
+
+
+def _common_ending(labels: set[str], images: set[str]) -> str | None:
+    """What the names of label maps have after those of their images, as ``_mask``."""
+    first = min(labels)
+    endings = {first.removeprefix(name) for name in images if first.startswith(name)}
+    for ending in sorted(endings, key=len):
+        names = {name.removesuffix(ending) for name in labels if name.endswith(ending)}
+        if len(names) == len(labels) and names <= images:
+            return ending
+    return None
+
+
+def _segmentation(
+    folder: DataFolder,
+    pairs: dict[PurePosixPath, tuple[PurePosixPath, str]],
+    classes: Sequence[str] | None,
+) -> OwnData:
+    splits = {}
+    for labels, (images, ending) in pairs.items():
+        split = split_of(labels) or 'train'
+        if split in splits:
+            raise InputError(
+                f'{folder.root} has several folders of label maps to {split} on '
+                f'({first_five(pairs)}): give a folder that holds one for each split'
+            )
+        splits[split] = _label_map_split(folder, labels, images, ending)
+    require_train(folder, splits)
+    if 'val' not in splits:
+        train = splits['train']
+        ending = train.keys.get('img_suffix', '.jpg')
+        prefix = PurePosixPath(train.keys['data_prefix']['img_path'])
+        stems = [f.stem for f in folder.images if f.parent == prefix and f.suffix == ending]
+        for split, part in zip(('train', 'val'), folder.divide(stems), strict=True):
+            splits[split] = _listed(folder, split, train, part)
+    names = _label_names(folder, list(pairs), classes)
+    return OwnData(folder.root, 'segmentation', names, splits, folder.notes)
+
+
+def _label_map_split(
+    folder: DataFolder, labels: PurePosixPath, images: PurePosixPath, ending: str
+) -> Split:
+    files = [image for image in folder.images if image.parent == images]
+    suffixes = sorted({file.suffix for file in files})
+    if len(suffixes) > 1:
+        raise InputError(
+            f'{folder.root / images} has images of several endings ({", ".join(suffixes)}): save '
+            'them with one'
+        )
+    keys = dict(data_prefix=dict(img_path=str(images), seg_map_path=str(labels)))
+    keys |= {} if suffixes == ['.jpg'] else dict(img_suffix=suffixes[0])
+    keys |= {} if not ending else dict(seg_map_suffix=f'{ending}.png')
+    return Split(len(files), keys)
+
+
+def _label_names(
+    folder: DataFolder, parents: list[PurePosixPath], classes: Sequence[str] | None
+) -> tuple[str, ...]:
+    """A name for each number in the label maps."""
+    files = [image for image in folder.images if image.parent in parents]
+
+    def numbers(file: PurePosixPath) -> set[int]:
+        try:
+            with Image.open(folder.root / file) as image:
+                found = {n for n, count in enumerate(image.histogram()[:256]) if count}
+                return {min(n, 1) for n in found} if image.mode == '1' else found
+        except UNREADABLE:
+            return set()  # which the check names
+
+    found = set().union(*(each for _, each in in_threads(numbers, files, 'label maps')))
+    found -= {IGNORED}
+    if len(found) < 2:
+        raise InputError(
+            f'{folder.root / parents[0]} holds the numbers {first_five(sorted(found))} and 255, '
+            'which is ignored: write the background as 0 and the object as 1'
+        )
+    names = tuple(classes or _names_beside(folder))
+    if not names:
+        names = tuple(f'class_{number}' for number in range(max(found) + 1))
+        folder.notes.append('the label maps have no names: --classes gives them, from number 0 on')
+    if max(found) >= len(names):
+        raise InputError(
+            f'label maps of {folder.root} hold the numbers {min(found)} to {max(found)}, for which '
+            f'{len(names)} names are not enough ({first_five(names)}): give one for each number '
+            'from 0 on by --classes, or write what is to be ignored as 255'
+        )
+    return names
+
+
+def _names_beside(folder: DataFolder) -> list[str]:
+    """Names in a text file, a line each, or in ``classes.json``, as a list or below ``classes``."""
+    for file in folder.files:
+        if file.name in NAME_FILES:
+            return [line.strip() for line in folder.read(file).splitlines() if line.strip()]
+        if file.name == 'classes.json':
+            content = json.loads(folder.read(file))
+            return content['classes'] if isinstance(content, dict) else content
+    return []
+
+
+# Classes.
+
+
+def _classification(folder: DataFolder, classes: Sequence[str] | None) -> OwnData:
+    """Folders of classes, below those of splits or alone."""
+    found = _class_folders(folder)
+    first, *others = found
+    names = tuple(sorted(found[first]))
+    splits = {}
+    for parent, images in found.items():
+        count = sum(map(len, images.values()))
+        splits[split_of(PurePosixPath(parent)) or 'train'] = Split(count, dict(data_prefix=parent))
+    require_train(folder, splits)
+    if len(splits) < len(found):
+        parents = first_five(parent or 'the folder itself' for parent in found)
+        raise InputError(
+            f'{folder.root} has class folders in {parents}: let them all lie below train/, val/ '
+            'and test/, or none'
+        )
+    for parent in others:
+        if differing := sorted(set(names) ^ set(found[parent])):
+            raise InputError(
+                f'{folder.root}: {first} and {parent} have different classes '
+                f'({first_five(differing)}): let both have the same folders'
+            )
+    if classes and set(classes) != set(names):
+        raise InputError(
+            f'--classes {" ".join(classes)}: the folders are the classes ({first_five(names)}): '
+            'leave the option out, and move away what is not to be learnt'
+        )
+    if 'val' not in splits:
+        train = splits['train']
+        splits.update(_divided_classes(folder, train, found[train.keys['data_prefix']]))
+    return OwnData(folder.root, 'classification', names, splits, folder.notes)
+
+
+def _class_folders(folder: DataFolder) -> dict[str, dict[str, list[PurePosixPath]]]:
+    """Images by the folder of their split ('' where there is none) and by class."""
+    found, stray = defaultdict(lambda: defaultdict(list)), []
+    for image in folder.images:
+        head = image.parts[0] if image.parts[1:] else ''
+        parent = head if split_of(PurePosixPath(head)) else ''
+        name, *rest = image.relative_to(parent).parts
+        found[parent][name].append(image) if rest else stray.append(image)
+    names = {name for images in found.values() for name in images}
+    if len(names) < 2 or {name.lower() for name in names} & IMAGE_FOLDERS:
+        raise InputError(
+            f'{folder.root} holds images ({folder.images[0]}, ...) and nothing to learn from them: '
+            f'expected are {EXPECTED}'
+        )
+    if stray:
+        folder.notes.append(f'left out, in no folder of a class: {first_five(stray)}')
+    return found
+
+
+def _divided_classes(
+    folder: DataFolder, train: Split, images: dict[str, list[PurePosixPath]]
+) -> dict[str, Split]:
+    """Lists of files and numbers, each class divided by itself."""
+    lines = dict(train=[], val=[])
+    for number, name in enumerate(sorted(images)):
+        for split, part in zip(lines, folder.divide(images[name]), strict=True):
+            below = (file.relative_to(train.keys['data_prefix']) for file in part)
+            lines[split] += [f'{file} {number}' for file in below]
+    return {split: _listed(folder, split, train, part) for split, part in lines.items()}
