@@ -84,7 +84,7 @@ def test_images_are_padded_as_in_the_test(scale, pad, detector, monkeypatch, pix
     )
     bgr = pipeline(dict(img=image[..., ::-1].copy()))['img']
     assert np.array_equal(seen[0][0].transpose(1, 2, 0), bgr[..., ::-1])
-    cfg.test_dataloader.dataset.pipeline[2].pad_val = dict(img=(1, 2, 3))
+    cfg.test_dataloader.dataset.pipeline[2]['pad_val'] = dict(img=(1, 2, 3))
     with pytest.raises(ValueError, match='pads to a size, or to a square, by one number'):
         describe(detector, None, False, None)
 
