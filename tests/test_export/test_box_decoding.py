@@ -126,7 +126,7 @@ def onnxruntime_of(graph: DetectorGraph) -> Callable:
 @pytest.mark.parametrize('name', HEADS)
 @pytest.mark.parametrize('computed', [torch_of, onnxruntime_of])
 def test_boxes_are_those_that_mmdet_predicts(name, computed, pixels):
-    """Their scores and labels too, at two sizes and batches, by the runtime's NMS and the graph's."""
+    """Scores and labels too, at two sizes and batches, by the runtime's NMS and the graph's."""
     model = detector_of(name)
     _, graph = graphs(model, decodes=True, half=False)
     run = computed(graph)
