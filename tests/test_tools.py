@@ -118,7 +118,7 @@ def test_training_learns_and_says_where_it_left_things(demo):
     (best,) = (path for path in (root / 'work').glob('*.pth') if path.name != 'epoch_32.pth')
     assert best.name.startswith('best_coco_bbox_mAP_epoch_')
     assert f'Best checkpoint: {best}, coco/bbox_mAP 0.' in output
-    assert f'Next: python tools/test.py {os.path.relpath(root / "leaf.py")} {best}' in output
+    assert f'Next: castling-det test {os.path.relpath(root / "leaf.py")} {best}' in output
     assert (root / 'work' / 'epoch_32.pth').is_file()
 
 

@@ -269,6 +269,109 @@ def sigmoid_focal_loss_backward(
     grad_input.copy_(torch.autograd.grad(loss, logits)[0])
 
 
+def deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    im2col_step: int,
+) -> None:
+    """Deformable convolution without a mask; kernel and groups are those of the tensors' shapes.
+
+    Args:
+        input (Tensor): (N, C, H, W).
+        weight (Tensor): (K, C / group, kH, kW).
+        offset (Tensor): (N, 2 * deformable_group * kH * kW, h, w), down and right, in pixels.
+        output (Tensor): (N, K, h, w), written.
+        columns (Tensor): Of the compiled kernel; left as it is.
+        ones (Tensor): As ``columns``.
+        kW (int): Width of the kernel, as ``kH`` its height.
+        kH (int): See ``kW``.
+        dW (int): Stride, as ``dH``.
+        dH (int): See ``dW``.
+        padW (int): Padding, as ``padH``.
+        padH (int): See ``padW``.
+        dilationW (int): As ``dilationH``.
+        dilationH (int): See ``dilationW``.
+        group (int): Groups of channels.
+        deformable_group (int): Groups of channels that share offsets.
+        im2col_step (int): Images per step of the compiled kernel; has no effect here.
+    """
+    geometry = ((dH, dW), (padH, padW), (dilationH, dilationW))
+    output.copy_(_deform_conv(input, offset, weight, *geometry))
+
+
+def deform_conv_backward_input(
+    input: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_input: Tensor,
+    grad_offset: Tensor,
+    weight: Tensor,
+    columns: Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    im2col_step: int,
+) -> None:
+    """Gradients of ``deform_conv_forward``, whose arguments these are, by input and offset."""
+    geometry = ((dH, dW), (padH, padW), (dilationH, dilationW))
+    with torch.enable_grad():
+        inputs = [_in_full_precision(x).detach().requires_grad_() for x in (input, offset)]
+        output = _deform_conv(*inputs, weight, *geometry)
+    grads = torch.autograd.grad(output, inputs, grad_output.to(output.dtype))
+    grad_input.copy_(grads[0])
+    grad_offset.copy_(grads[1])
+
+
+def deform_conv_backward_parameters(
+    input: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_weight: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    scale: float,
+    im2col_step: int,
+) -> None:
+    """Gradient of ``deform_conv_forward`` by the weight, times ``scale``, added to grad_weight."""
+    geometry = ((dH, dW), (padH, padW), (dilationH, dilationW))
+    with torch.enable_grad():
+        weight = torch.zeros_like(grad_weight, dtype=_in_full_precision(input).dtype)
+        output = _deform_conv(input, offset, weight.requires_grad_(), *geometry)
+    (grad,) = torch.autograd.grad(output, weight, grad_output.to(output.dtype))
+    grad_weight += scale * grad
+
+
 STAND_INS = (
     nms,
     softnms,
@@ -278,6 +381,9 @@ STAND_INS = (
     ms_deform_attn_backward,
     sigmoid_focal_loss_forward,
     sigmoid_focal_loss_backward,
+    deform_conv_forward,
+    deform_conv_backward_input,
+    deform_conv_backward_parameters,
 )
 
 
@@ -360,6 +466,20 @@ def _deformable_attention(
         )
         output = output + (sampled * weights[level, :, None]).sum(-1)
     return output.view(b, heads * dims, queries).transpose(1, 2).contiguous()
+
+
+def _deform_conv(
+    features: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> Tensor:
+    features, offset, weight = (_in_full_precision(x) for x in (features, offset, weight))
+    return torchvision.ops.deform_conv2d(
+        features, offset, weight, stride=stride, padding=padding, dilation=dilation
+    )
 
 
 def _focal_loss(

@@ -1,9 +1,15 @@
-"""Whether a file computes what the trained model does, over several sizes and batches."""
+"""Whether a file computes what the trained model does, over several sizes and batches.
+
+The judge is the model in float64. A file may be a few times as far from it as torch is in float32:
+how far that is depends on the network and on how it was trained.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,6 +17,7 @@ import torch
 from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from castling_det.errors import InputError
 from castling_det.export.graph import Graph
@@ -23,11 +30,12 @@ LEAST_SCORE = 1e-3
 # Whose IoU counts: the best boxes of an image; slivers (in px) at its border are left out, unless
 # all boxes are.
 BEST, LEAST_SIDE = 100, 8
+TIMES = 4  # as far as torch in float32; what is nearer than a kind's ``free`` is allowed to all
 
 
 @dataclass(frozen=True)
 class BoxAgreement:
-    """How far a detector's file is from torch in float32, at its worst.
+    """How far boxes and scores are from those of the model in float64, at their worst.
 
     Attributes:
         boxes (float): Largest distance of a side in px.
@@ -39,30 +47,31 @@ class BoxAgreement:
     scores: float
     iou: float
 
-    allowed: ClassVar[dict[str, BoxAgreement]]
+    free: ClassVar[BoxAgreement]
+    half: ClassVar[BoxAgreement]
 
     def __str__(self) -> str:
-        return f'boxes within {self.boxes:.1e} px (IoU {self.iou:.4f}), scores {self.scores:.1e}'
+        return f'box sides {self.boxes:.1e} px, scores {self.scores:.1e}, IoU {self.iou:.4f}'
+
+    @staticmethod
+    def compared(graph: Graph, outputs: Sequence[Tensor], image: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes ``(B, N, 4)``, and scores with the factors behind them, of raw outputs too."""
+        if not graph.decodes:
+            outputs = graph.decode(list(outputs), *image.shape[-2:])
+        boxes, *scores = outputs
+        return boxes, torch.cat(scores, dim=-1)
 
     @classmethod
-    def measure(cls, run: Run, trained: Graph, image: Tensor) -> BoxAgreement:
-        """Compare boxes and scores on images, of raw outputs too."""
-        got, expected = list(run(image)), list(trained(image))
-        if not trained.decodes:
-            got, expected = (trained.decode(maps, *image.shape[-2:]) for maps in (got, expected))
-        return cls._between(*got, *expected)
-
-    @classmethod
-    def _between(
-        cls, boxes: Tensor, scores: Tensor, boxes_to_be: Tensor, scores_to_be: Tensor
-    ) -> BoxAgreement:
+    def between(cls, got: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> BoxAgreement:
+        """Compare what :meth:`compared` gives."""
+        (boxes, scores), (boxes_to_be, scores_to_be) = got, expected
         best = scores_to_be.amax(dim=-1).topk(min(BEST, scores.shape[1])).indices
         best = best[..., None].expand(-1, -1, 4)
-        got, expected = boxes.gather(1, best), boxes_to_be.gather(1, best)
-        wide = (expected[..., 2:] - expected[..., :2]).amin(dim=-1) >= LEAST_SIDE
+        its, own = boxes.gather(1, best).double(), boxes_to_be.gather(1, best)
+        wide = (own[..., 2:] - own[..., :2]).amin(dim=-1) >= LEAST_SIDE
         if not wide.any():
             wide[...] = True
-        ious = bbox_overlaps(got[wide], expected[wide], is_aligned=True)
+        ious = bbox_overlaps(its[wide], own[wide], is_aligned=True)
         differences = scores.clamp(min=LEAST_SCORE) - scores_to_be.clamp(min=LEAST_SCORE)
         return cls(
             (boxes - boxes_to_be).abs().max().item(),
@@ -76,55 +85,58 @@ class BoxAgreement:
             max(self.boxes, other.boxes), max(self.scores, other.scores), min(self.iou, other.iou)
         )
 
+    def allows(self) -> BoxAgreement:
+        """What a file in float32 may differ by, where this is what torch in float32 does."""
+        return self.free.worst(BoxAgreement(TIMES * self.boxes, TIMES * self.scores, 0.0))
+
 
 @dataclass(frozen=True)
 class LabelAgreement:
-    """How far a segmentor's file is from torch in float32, at its worst.
+    """How far labels or logits are from those of the model in float64, at their worst.
 
     Attributes:
         logits (float): Largest difference of logits; of a file of labels, the largest margin that
-            torch's label has over the file's, where they differ.
+            the model's label has over the file's, where they differ.
         labels (float): Share of pixels with the same label.
-        decodes (bool): Whether the file gives labels alone. Defaults to False.
     """
 
     logits: float
     labels: float
-    decodes: bool = field(default=False, compare=False)
 
-    allowed: ClassVar[dict[str, LabelAgreement]]
+    free: ClassVar[LabelAgreement]
+    half: ClassVar[LabelAgreement]
 
     def __str__(self) -> str:
-        if not self.decodes:
-            return f'logits within {self.logits:.1e}, labels of {self.labels:.3%} of the pixels'
-        return (
-            f'labels of {self.labels:.3%} of the pixels; of the others torch prefers its own by at '
-            f'most {self.logits:.1e}'
-        )
+        return f'logits {self.logits:.1e}, the same label at {self.labels:.3%} of the pixels'
+
+    @staticmethod
+    def compared(graph: Graph, outputs: Sequence[Tensor], image: Tensor) -> Tensor:
+        """Labels ``(B, H, W)``, or logits ``(B, classes, H, W)``."""
+        return outputs[0]
 
     @classmethod
-    def measure(cls, run: Run, trained: Graph, image: Tensor) -> LabelAgreement:
-        """Compare labels on images, and the logits of raw outputs."""
-        (got,), expected = run(image), trained.logits(image)
-        labels = got if trained.decodes else got.argmax(dim=1)
-        same = (labels == expected.argmax(dim=1)).float().mean().item()
-        if trained.decodes:
+    def between(cls, got: Tensor, expected: Tensor) -> LabelAgreement:
+        """Compare labels or logits with logits."""
+        is_labels = not got.is_floating_point()
+        labels = got if is_labels else got.argmax(dim=1)
+        same = (labels == expected.argmax(dim=1)).double().mean().item()
+        if is_labels:
             margins = expected.amax(dim=1) - expected.gather(1, labels[:, None])[:, 0]
-            return cls(margins.max().item(), same, decodes=True)
+            return cls(margins.max().item(), same)
         return cls((got - expected).abs().max().item(), same)
 
     def worst(self, other: LabelAgreement) -> LabelAgreement:
         """The worse of both in each respect."""
-        return LabelAgreement(
-            max(self.logits, other.logits),
-            min(self.labels, other.labels),
-            self.decodes or other.decodes,
-        )
+        return LabelAgreement(max(self.logits, other.logits), min(self.labels, other.labels))
+
+    def allows(self) -> LabelAgreement:
+        """What a file in float32 may differ by, where this is what torch in float32 does."""
+        return self.free.worst(LabelAgreement(TIMES * self.logits, 0.0))
 
 
 @dataclass(frozen=True)
 class ScoreAgreement:
-    """How far a classifier's file is from torch in float32, at its worst.
+    """How far a classifier's scores are from those of the model in float64, at their worst.
 
     Attributes:
         scores (float): Largest difference of scores, of raw outputs too.
@@ -132,22 +144,29 @@ class ScoreAgreement:
 
     scores: float
 
-    allowed: ClassVar[dict[str, ScoreAgreement]]
+    free: ClassVar[ScoreAgreement]
+    half: ClassVar[ScoreAgreement]
 
     def __str__(self) -> str:
-        return f'scores within {self.scores:.1e}'
+        return f'scores {self.scores:.1e}'
+
+    @staticmethod
+    def compared(graph: Graph, outputs: Sequence[Tensor], image: Tensor) -> Tensor:
+        """Scores ``(B, classes)``, of raw outputs too."""
+        return outputs[0] if graph.decodes else outputs[0].softmax(dim=1)
 
     @classmethod
-    def measure(cls, run: Run, trained: Graph, image: Tensor) -> ScoreAgreement:
-        """Compare scores on images."""
-        (got,), (expected,) = run(image), trained(image)
-        if not trained.decodes:
-            got, expected = got.softmax(dim=1), expected.softmax(dim=1)
+    def between(cls, got: Tensor, expected: Tensor) -> ScoreAgreement:
+        """Compare scores."""
         return cls((got - expected).abs().max().item())
 
     def worst(self, other: ScoreAgreement) -> ScoreAgreement:
         """The worse of both."""
         return ScoreAgreement(max(self.scores, other.scores))
+
+    def allows(self) -> ScoreAgreement:
+        """What a file in float32 may differ by, where this is what torch in float32 does."""
+        return self.free.worst(ScoreAgreement(TIMES * self.scores))
 
 
 Agreement = BoxAgreement | LabelAgreement | ScoreAgreement
@@ -156,49 +175,62 @@ KINDS = dict(
     detection=BoxAgreement, segmentation=LabelAgreement, classification=ScoreAgreement
 )  # by task
 
-# What is demanded of a file. In fp16 a distance over 7 strides of 64 px is rounded by about 1/4 px.
-BoxAgreement.allowed = dict(
-    fp32=BoxAgreement(boxes=1e-3, scores=1e-4, iou=0.0),
-    fp16=BoxAgreement(boxes=torch.inf, scores=0.02, iou=0.9),
-)
-LabelAgreement.allowed = dict(
-    fp32=LabelAgreement(logits=1e-3, labels=0.0),
-    fp16=LabelAgreement(logits=torch.inf, labels=0.98),
-)
-ScoreAgreement.allowed = dict(fp32=ScoreAgreement(1e-4), fp16=ScoreAgreement(0.02))
+BoxAgreement.free = BoxAgreement(boxes=1e-3, scores=1e-4, iou=0.0)
+LabelAgreement.free = LabelAgreement(logits=1e-3, labels=0.0)
+ScoreAgreement.free = ScoreAgreement(1e-4)
+# Of a file in float16. A distance over 7 strides of 64 px is rounded by about 1/4 px there.
+BoxAgreement.half = BoxAgreement(boxes=torch.inf, scores=0.02, iou=0.9)
+LabelAgreement.half = LabelAgreement(logits=torch.inf, labels=0.98)
+ScoreAgreement.half = ScoreAgreement(0.02)
+
+
+class _Doubled(TorchFunctionMode):
+    """What casts to float32 on its way, as mmdet's heads do, casts to float64."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        func = Tensor.double if func is Tensor.float else func
+        return func(*args, **(kwargs or {}))
 
 
 @torch.no_grad()
 def check(
     run: Run, trained: Graph, precision: str, input_size: tuple[int, int], out: Path
 ) -> Agreement:
-    """Compare a file with torch on blurred noise.
+    """Hold a file against the model in float64, on blurred noise.
 
     Args:
         run (Callable): Images ``(B, 3, H, W)`` to the file's outputs, before NMS.
-        trained (Graph): What it comes from.
-        precision (str): 'fp32' or 'fp16'.
+        trained (Graph): What it comes from, in float32.
+        precision (str): Of the file, 'fp32' or 'fp16'.
         input_size (tuple[int, int]): Height and width that the file is made for.
         out (Path): The file's name, for the message.
+
+    Returns:
+        Agreement: Of the file with the model in float64.
 
     Raises:
         InputError: If they differ by more than is allowed.
     """
-    kind = KINDS[trained.task]
-    allowed = kind.allowed[precision]
-    if kind is LabelAgreement:
-        allowed = replace(allowed, decodes=trained.decodes)
+    kind, exact = KINDS[trained.task], deepcopy(trained).double()
     height, width = input_size
     noise = torch.Generator().manual_seed(0)
-    worst = None
+    found = []
     for batch, size in ((1, (height, width)), (2, (height + 7, width)), (3, (97, 65))):
         image = torch.rand(batch, 3, 9, 9, generator=noise) * 255
         image = F.interpolate(image, size, mode='bicubic').clamp(0, 255)
-        found = kind.measure(run, trained, image)
-        if found.worst(allowed) != allowed:
+        with _Doubled():
+            expected = kind.compared(exact, exact.undecided(image), image)
+        its, own = (
+            kind.between(kind.compared(trained, outputs, image), expected)
+            for outputs in (run(image), trained.undecided(image))
+        )
+        found.append((its, own, f'{batch} images of {size[0]}x{size[1]} px'))
+    of_torch = reduce(kind.worst, (own for _, own, _ in found))
+    allowed = kind.half if precision == 'fp16' else of_torch.allows()
+    for its, _, images in found:
+        if its.worst(allowed) != allowed:
             raise InputError(
-                f'{out} is not written: for {batch} images of {size[0]}x{size[1]} px it differs '
-                f'from torch, {found}; allowed: {allowed}'
+                f'{out} is not written: for {images} it is too far from the model in float64: '
+                f'{its}; allowed: {allowed}; torch in float32: {of_torch}'
             )
-        worst = found if worst is None else worst.worst(found)
-    return worst
+    return reduce(kind.worst, (its for its, _, _ in found))

@@ -8,6 +8,7 @@ from castling_det.castling import castle, fold_batch_norms
 from castling_det.export.adaptive_pool import open_adaptive_pools
 from castling_det.export.graph import Graph
 from castling_det.export.pixel_decoder import open_pixel_decoders
+from castling_det.export.tood_head import open_tood_heads
 from castling_det.models.attention import CastlingAttention
 
 
@@ -39,6 +40,7 @@ def graphs(model: nn.Module, decodes: bool, half: bool) -> tuple[Graph, Graph]:
         fold_batch_norms(shipped)
     open_adaptive_pools(shipped)
     open_pixel_decoders(shipped)
+    open_tood_heads(shipped)
     if half:
         shipped.model.half()
     return trained, shipped

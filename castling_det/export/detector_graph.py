@@ -1,35 +1,44 @@
 """What goes into a file of a detector: all between RGB pixels and boxes, short of NMS."""
 
 import torch
+from mmcv.ops import DeformConv2d, ModulatedDeformConv2d
 from mmdet.models import SingleStageDetector
 from torch import Tensor
 
-from castling_det.detection import PicoHead
 from castling_det.errors import InputError
+from castling_det.export.box_decoding import by_coder, decoder_of
 from castling_det.export.graph import Graph
 
 
 class DetectorGraph(Graph):
-    """RGB pixels to the maps of a :class:`PicoHead`, or to its boxes.
+    """RGB pixels to the maps of a one-stage head, or to its boxes.
 
     Args:
         detector (SingleStageDetector): In eval mode; it is not copied.
         decodes (bool): Boxes and scores, or the head's maps.
 
     Raises:
-        InputError: If the head is another one, or images are not normalised as RGB.
+        InputError: If the head is none that :mod:`~castling_det.export.box_decoding` knows, or if
+            there are deformable convolutions.
     """
 
     task = 'detection'
 
     def __init__(self, detector: SingleStageDetector, decodes: bool) -> None:
-        head, preprocessor = getattr(detector, 'bbox_head', None), detector.data_preprocessor
-        if not isinstance(head, PicoHead):
-            raise InputError(
-                f'only detectors with PicoHead are exported, not {type(detector).__name__} with '
-                f'{type(head).__name__}'
-            )
+        decoder = decoder_of(detector)
+        for name, module in detector.named_modules():
+            if isinstance(module, DeformConv2d | ModulatedDeformConv2d):
+                raise InputError(f'{name}: deformable convolutions are not exported')
+        preprocessor = detector.data_preprocessor
         super().__init__(detector, decodes, preprocessor.pad_size_divisor, preprocessor.pad_value)
+        self.decoder = decoder
+        self.kinds = self._kinds_of_maps()
+
+    @torch.no_grad()
+    def _kinds_of_maps(self) -> tuple[str, ...]:
+        side = max(self.strides)
+        maps = self._maps(torch.zeros(1, 3, side, side))
+        return ('scores', 'boxes', 'factors')[: len(maps) // len(self.strides)]
 
     @property
     def strides(self) -> list[int]:
@@ -37,13 +46,19 @@ class DetectorGraph(Graph):
         return [stride for stride, _ in self.model.bbox_head.prior_generator.strides]
 
     @property
+    def has_factors(self) -> bool:
+        """Whether boxes and scores come with factors, by which the scores are to be multiplied."""
+        return self.decoder is by_coder and 'factors' in self.kinds
+
+    @property
     def outputs(self) -> dict[str, tuple[str, ...]]:
         """Names of what :meth:`forward` returns, and of its dimensions."""
         if self.decodes:
-            return dict(boxes=('batch', 'cells'), scores=('batch', 'cells'))
+            kinds = ('boxes', 'scores', 'factors') if self.has_factors else ('boxes', 'scores')
+            return dict.fromkeys(kinds, ('batch', 'cells'))
         return {
             f'{kind}_{stride}': ('batch', '', f'h{stride}', f'w{stride}')
-            for kind in ('scores', 'distances')
+            for kind in self.kinds
             for stride in self.strides
         }
 
@@ -54,37 +69,19 @@ class DetectorGraph(Graph):
             image (Tensor): ``(B, 3, H, W)``, float32, RGB, 0 to 255.
 
         Returns:
-            tuple[Tensor]: Float32: boxes ``(B, N, 4)``, x1, y1, x2, y2 in px of the image, and
-            scores ``(B, N, classes)``; or, not decoded, of each level the scores
-            ``(B, classes, h, w)``, then the logits of the distances ``(B, 4 * bins, h, w)``.
+            tuple[Tensor]: Float32: boxes ``(B, N, 4)``, x1, y1, x2, y2 in px of the image, scores
+            ``(B, N, classes)`` and, of some heads, factors of them ``(B, N, 1)``; or, not decoded,
+            the head's maps of each level, in the order of :attr:`outputs`.
         """
-        height, width = image.shape[-2:]
-        scores, logits = self.model.bbox_head(self.model.extract_feat(self.prepare(image)))
-        maps = [level.float() for level in (*scores, *logits)]
-        return self.decode(maps, height, width) if self.decodes else tuple(maps)
+        maps = self._maps(image)
+        return self.decode(maps, *image.shape[-2:]) if self.decodes else tuple(maps)
 
-    def decode(self, maps: list[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Boxes, clipped to ``height`` and ``width``, and scores from undecoded maps."""
-        scores, logits = (
-            [level.flatten(2).transpose(1, 2) for level in kind]
-            for kind in (maps[: len(self.strides)], maps[len(self.strides) :])
-        )
-        boxes = torch.cat(
-            [
-                self.model.bbox_head.decode(level, self._centers(grid, stride), stride)
-                for level, grid, stride in zip(logits, maps, self.strides, strict=False)
-            ],
-            dim=1,
-        )
-        # PicoHead.decode can clip too, but mmdet makes constants of the sizes while it is traced.
-        x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
-        return torch.stack((x, y), dim=-1).flatten(-2), torch.cat(scores, dim=1)
+    def _maps(self, image: Tensor) -> list[Tensor]:
+        kinds = self.model.bbox_head(self.model.extract_feat(self.prepare(image)))
+        return [level.float() for kind in kinds for level in kind]
 
-    def _centers(self, level: Tensor, stride: int) -> Tensor:
-        """``(h * w, 2)``, x and y in px, of a map's cells."""
-        offset = self.model.bbox_head.prior_generator.center_offset
-        rows, cols = (
-            (torch.arange(n, dtype=torch.float32, device=level.device) + offset) * stride
-            for n in level.shape[-2:]
-        )
-        return torch.stack(torch.meshgrid(cols, rows, indexing='xy'), dim=-1).flatten(0, 1)
+    def decode(self, maps: list[Tensor], height: int, width: int) -> tuple[Tensor, ...]:
+        """Boxes, scores and, of some heads, factors from undecoded maps."""
+        levels = len(self.strides)
+        kinds = [maps[i : i + levels] for i in range(0, len(maps), levels)]
+        return self.decoder(self.model.bbox_head, (height, width), *kinds)

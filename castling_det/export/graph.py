@@ -7,8 +7,6 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
-from castling_det.errors import InputError
-
 EXAMPLE_SHAPE = (2, 3, 135, 203)  # nothing divides evenly: sizes that do can look like fixed ones
 OPEN = (0, 2, 3)  # dimensions of an image
 
@@ -25,9 +23,6 @@ class Graph(nn.Module):
         decodes (bool): Whether outputs are decoded, or as the head gives them.
         pad_size_divisor (int): Of the size, in px, that images are padded to.
         pad_value (float): Of normalised pixels.
-
-    Raises:
-        InputError: If images are not normalised as RGB.
     """
 
     task: ClassVar[str]
@@ -37,18 +32,15 @@ class Graph(nn.Module):
         self, model: nn.Module, decodes: bool, pad_size_divisor: int, pad_value: float
     ) -> None:
         super().__init__()
-        preprocessor = model.data_preprocessor
-        of_mmpretrain = hasattr(preprocessor, 'to_rgb')
-        is_rgb = preprocessor.to_rgb if of_mmpretrain else preprocessor._channel_conversion
-        if not (is_rgb and preprocessor._enable_normalize):
-            raise InputError(
-                'files take RGB pixels: model.data_preprocessor needs mean, std and '
-                f'{"to_rgb" if of_mmpretrain else "bgr_to_rgb"}=True'
-            )
         self.model, self.decodes = model, decodes
         self.pad_size_divisor, self.pad_value = pad_size_divisor, pad_value
-        self.register_buffer('mean', preprocessor.mean.float())
-        self.register_buffer('std', preprocessor.std.float())
+        self.takes_rgb, mean, std = normalisation(model.data_preprocessor)
+        self.register_buffer('mean', torch.tensor(mean)[:, None, None])
+        self.register_buffer('std', torch.tensor(std)[:, None, None])
+
+    def undecided(self, image: Tensor) -> tuple[Tensor, ...]:
+        """What ``forward`` returns, or what it would decide by."""
+        return self(image)
 
     def prepare(self, image: Tensor) -> Tensor:
         """Normalise pixels, and pad them at the right and bottom, as ``data_preprocessor`` does.
@@ -60,10 +52,31 @@ class Graph(nn.Module):
             Tensor: ``(B, 3, h, w)`` in the dtype of the network.
         """
         height, width = image.shape[-2:]
-        x = (image - self.mean) / self.std
-        right, bottom = -width % self.pad_size_divisor, -height % self.pad_size_divisor
+        x = image if self.takes_rgb else image.flip(1)
+        x = (x - self.mean) / self.std
+        right, bottom = (
+            _up_to_multiple(side, self.pad_size_divisor) - side for side in (width, height)
+        )
         x = F.pad(x, (0, right, 0, bottom), value=self.pad_value)
         return x.to(next(self.model.parameters()).dtype)
+
+
+def _up_to_multiple(side: int, divisor: int) -> int:
+    """The next multiple, in a form that torch.export sees to be one where the side is open."""
+    return (side + divisor - 1) // divisor * divisor
+
+
+def normalisation(preprocessor: nn.Module) -> tuple[bool, list[float], list[float]]:
+    """Whether a network takes RGB (else BGR), and mean and standard deviation of its channels."""
+    of_mmpretrain = hasattr(preprocessor, 'to_rgb')
+    takes_rgb = preprocessor.to_rgb if of_mmpretrain else preprocessor._channel_conversion
+    if not preprocessor._enable_normalize:
+        return takes_rgb, [0.0] * 3, [1.0] * 3
+    mean, std = (
+        value.float().flatten().expand(3).tolist()
+        for value in (preprocessor.mean, preprocessor.std)
+    )
+    return takes_rgb, mean, std
 
 
 def trace(model: nn.Module, *inputs: tuple[Tensor, tuple[int, ...]]) -> ExportedProgram:

@@ -10,6 +10,7 @@ from torch import nn
 import castling_det
 from castling_det.configs import input_shape, task_of, type_name
 from castling_det.errors import InputError
+from castling_det.export.graph import normalisation
 from castling_det.inference.trained_model import TrainedModel
 from castling_det.provenance import source_commit
 
@@ -43,6 +44,7 @@ def describe(
     if decode not in DECODES[task]:
         raise InputError(f'decode of {task} is one of {", ".join(DECODES[task])}, not {decode!r}')
     cfg, preprocessor = trained.model.cfg, trained.model.data_preprocessor
+    takes_rgb, mean, std = normalisation(preprocessor)
     described = dict(
         task=task,
         classes=list(trained.classes),
@@ -51,15 +53,15 @@ def describe(
         precision='fp16' if half else 'fp32',
         **_resizing(cfg, shape),
         input_layout='RGB, 0 to 255, float32; normalised and padded in the graph',
-        mean=preprocessor.mean.flatten().tolist(),
-        std=preprocessor.std.flatten().tolist(),
+        mean=mean if takes_rgb else mean[::-1],
+        std=std if takes_rgb else std[::-1],
         pad_size_divisor=_pad_size_divisor(preprocessor),
         config=Path(cfg.filename).name,
         version=castling_det.__version__,
         commit=source_commit(),
     )
     if task == 'detection':
-        return described | _suppression(trained.model.test_cfg)
+        return described | _suppression(trained.model.test_cfg, decode)
     if task == 'segmentation' and trained.model.decode_head.align_corners:
         raise InputError('run_onnx.py interpolates logits as with align_corners=False')
     return described
@@ -72,16 +74,19 @@ def _pad_size_divisor(preprocessor: nn.Module) -> int:
     return preprocessor.pad_size_divisor
 
 
-def _suppression(test_cfg: ConfigDict) -> dict[str, float]:
-    """Of boxes."""
-    nms = test_cfg.get('nms')
+def _suppression(test_cfg: ConfigDict, decode: str) -> dict[str, float | None]:
+    """Of boxes; YOLOX keeps any number of them."""
+    nms, most = test_cfg.get('nms'), test_cfg.get('max_per_img')
     if nms is None or nms.get('type', 'nms') != 'nms' or nms.get('class_agnostic', False):
         raise InputError(f'files know class-wise greedy NMS, but the config has {nms}')
-    return dict(
-        score_thr=test_cfg.score_thr,
-        iou_threshold=nms.iou_threshold,
-        max_per_img=test_cfg.max_per_img,
-    )
+    if test_cfg.get('min_bbox_size', 0) > 0:
+        raise InputError('files know no model.test_cfg.min_bbox_size but 0')
+    if decode == 'nms' and most is None:
+        raise InputError(
+            'NMS in a file has room for a number of boxes: pass --cfg-options '
+            'model.test_cfg.max_per_img=300'
+        )
+    return dict(score_thr=test_cfg.score_thr, iou_threshold=nms.iou_threshold, max_per_img=most)
 
 
 def _resizing(cfg: Config, shape: tuple[int, int] | None) -> dict[str, Any]:
@@ -90,8 +95,9 @@ def _resizing(cfg: Config, shape: tuple[int, int] | None) -> dict[str, Any]:
     Returns:
         dict: ``input_size``, height and width; ``most_sides``, where an image keeps its
         proportions, how long its shorter and its longer side may be; ``short_side``, where the
-        centre is cut out of an image, how long its shorter side is before; ``interpolation``, and
-        ``backend``, the library whose numbers they are.
+        centre is cut out of an image, how long its shorter side is before; ``pad_size``, height and
+        width that it is padded to, and ``pad_value``; ``interpolation``, and ``backend``, the
+        library whose numbers they are.
     """
     steps = [
         step
@@ -100,16 +106,18 @@ def _resizing(cfg: Config, shape: tuple[int, int] | None) -> dict[str, Any]:
     ]
     names = [type_name(step) for step in steps]
     resize = steps[0] if steps else {}
-    known = names == ['Resize'] and 'scale' in resize
+    pads = names == ['Resize', 'Pad'] and task_of(cfg) == 'detection'
+    known = (names == ['Resize'] or pads) and 'scale' in resize
     known |= names == ['ResizeEdge', 'CenterCrop'] and resize.get('edge', 'short') == 'short'
     interpolation, backend = resize.get('interpolation', 'bilinear'), resize.get('backend', 'cv2')
     if not known or interpolation not in INTERPOLATIONS or backend not in BACKENDS:
         raise InputError(
-            f'{cfg.filename}: run_onnx.py prepares images by one Resize to a scale, or by one '
-            f'ResizeEdge of the short side and a CenterCrop, {" or ".join(INTERPOLATIONS)}, by '
-            f'{" or ".join(BACKENDS)}, but test_dataloader.dataset.pipeline has {steps}'
+            f'{cfg.filename}: run_onnx.py prepares images by one Resize to a scale, with a Pad or '
+            'without, or by one ResizeEdge of the short side and a CenterCrop, '
+            f'{" or ".join(INTERPOLATIONS)}, by {" or ".join(BACKENDS)}, but '
+            f'test_dataloader.dataset.pipeline has {steps}'
         )
-    most_sides = short_side = None
+    most_sides = short_side = pad_size = pad_value = None
     if names[0] == 'ResizeEdge':
         cut = max(input_shape(cfg))
         short_side = round(resize['scale'] * max(shape) / cut) if shape else resize['scale']
@@ -118,10 +126,28 @@ def _resizing(cfg: Config, shape: tuple[int, int] | None) -> dict[str, Any]:
     elif shape is None and resize.get('keep_ratio'):
         scale = resize['scale']
         most_sides = sorted((scale, scale) if isinstance(scale, int) else scale)
+    if pads and shape is None:
+        pad_size, pad_value = list(input_shape(cfg)), _pad_value(cfg, steps[1])
     return dict(
-        input_size=list(shape or most_sides or input_shape(cfg)),
+        input_size=list(shape or pad_size or most_sides or input_shape(cfg)),
         most_sides=most_sides,
         short_side=short_side,
+        pad_size=pad_size,
+        pad_value=pad_value,
         interpolation=interpolation,
         backend=backend,
     )
+
+
+def _pad_value(cfg: Config, pad: dict[str, Any]) -> float:
+    """Of the pixels that a test's Pad adds to the right and bottom of an image."""
+    value = pad.get('pad_val', 0)
+    values = value.get('img', 0) if isinstance(value, dict) else value
+    values = {values} if isinstance(values, int | float) else set(values)
+    is_known = pad.get('size_divisor') is None and pad.get('padding_mode', 'constant') == 'constant'
+    if not is_known or len(values) > 1:
+        raise InputError(
+            f'{cfg.filename}: run_onnx.py pads to a size, or to a square, by one number, but '
+            f'test_dataloader.dataset.pipeline has {pad}'
+        )
+    return float(values.pop())

@@ -5,15 +5,16 @@ import shutil
 from pathlib import Path
 
 import torch
-from mmengine.config import ConfigDict
 
 from castling_det.checkpoint import atomic_write
 from castling_det.errors import InputError
 from castling_det.export.agreement import Agreement, Run, check
 from castling_det.export.build import graphs
+from castling_det.export.detector_graph import DetectorGraph
 from castling_det.export.graph import EXAMPLE_SHAPE, Graph
 from castling_det.export.metadata import describe
-from castling_det.export.onnx_model import OPSET, onnx, session, write
+from castling_det.export.onnx_model import onnx, session, write
+from castling_det.export.onnx_tail import append_tail
 from castling_det.export.recording import record
 from castling_det.inference import run_onnx
 from castling_det.inference.trained_model import TrainedModel
@@ -52,13 +53,14 @@ def export_onnx(
         raise InputError(f'--out {out} is a folder: give the name of a file')
     trained, shipped = graphs(trained_model.model, decode != 'raw', half)  # refuses what it can not
     metadata = describe(trained_model, decode, half, shape)
-    decode = metadata['decode']
-    model = to_onnx(shipped, prefix='all_' if decode == 'nms' else '')
+    has_tail = isinstance(shipped, DetectorGraph) and shipped.decodes
+    model = to_onnx(shipped, prefix='all_' if has_tail else '')
     agreement = check(
         _onnxruntime(model), trained, metadata['precision'], metadata['input_size'], out
     )
-    if decode == 'nms':
-        model = append_nms(model, trained_model.model.test_cfg, len(metadata['classes']))
+    if has_tail:
+        metadata |= dict(score_thr=0.0) if shipped.has_factors else {}
+        model = append_tail(model, shipped, metadata)
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
     write(model, out)
     runtime = Path(run_onnx.__file__)
@@ -94,43 +96,3 @@ def _onnxruntime(model: onnx.ModelProto) -> Run:
     return lambda image: [
         torch.from_numpy(output) for output in opened.run(None, {'image': image.numpy()})
     ]
-
-
-def append_nms(model: onnx.ModelProto, test_cfg: ConfigDict, num_classes: int) -> onnx.ModelProto:
-    """Append class-wise NMS, and the best ``max_per_img`` of each image, in standard operators."""
-    most = test_cfg.max_per_img
-    tail = onnx.parser.parse_model(f"""
-        <ir_version: {model.ir_version}, opset_import: ["" : {OPSET}]>
-        nms (float[batch, cells, 4] all_boxes, float[batch, cells, {num_classes}] all_scores) =>
-            (float[batch, {most}, 4] boxes, float[batch, {most}] scores,
-             int64[batch, {most}] labels)
-        {{
-            most = Constant <value = int64[1] {{{most}}}> ()
-            iou_threshold = Constant <value = float[1] {{{test_cfg.nms.iou_threshold}}}> ()
-            score_thr = Constant <value = float[1] {{{test_cfg.score_thr}}}> ()
-            by_class = Transpose <perm = [0, 2, 1]> (all_scores)
-            kept = NonMaxSuppression (all_boxes, by_class, most, iou_threshold, score_thr)
-            kept_scores = GatherND (by_class, kept)
-            shape = Shape (by_class)
-            nothing = ConstantOfShape (shape)
-            sparse = ScatterND (nothing, kept, kept_scores)
-            per_image = Constant <value = int64[2] {{0, -1}}> ()
-            flat = Reshape (sparse, per_image)
-            room = Constant <value = int64[4] {{0, 0, 0, {most}}}> ()
-            roomy = Pad (flat, room)
-            scores, places = TopK (roomy, most)
-            cells = Shape <start = 1, end = 2> (all_boxes)
-            cell = Mod (places, cells)
-            last = Constant <value = int64[1] {{-1}}> ()
-            pointers = Unsqueeze (cell, last)
-            boxes = GatherND <batch_dims = 1> (all_boxes, pointers)
-            class = Div (places, cells)
-            zero = Constant <value = float[1] {{0}}> ()
-            found = Greater (scores, zero)
-            labels = Where (found, class, last)
-        }}
-    """)
-    names = [('all_boxes', 'all_boxes'), ('all_scores', 'all_scores')]
-    merged = onnx.compose.merge_models(model, tail, io_map=names)
-    del merged.opset_import[1:]  # the same once more
-    return merged

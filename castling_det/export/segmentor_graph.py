@@ -70,6 +70,10 @@ class SegmentorGraph(Graph):
         logits = self.logits(image)
         return (logits.argmax(dim=1) if self.decodes else logits,)
 
+    def undecided(self, image: Tensor) -> tuple[Tensor]:
+        """As ``forward`` without ``decodes``."""
+        return (self.logits(image),)
+
     def logits(self, image: Tensor) -> Tensor:
         """``(B, classes, H, W)``, float32, as large as the image; Mask2Former's are scores."""
         height, width = image.shape[-2:]

@@ -89,7 +89,7 @@ class ConsoleHook(Hook):
             lines.insert(0, f'Last checkpoint: {checkpoint}')
         if checkpoint is not None and runner.cfg.get('test_dataloader'):
             config = os.path.relpath(runner.cfg.filename)
-            lines.append(f'Next: python tools/test.py {config} {checkpoint}')
+            lines.append(f'Next: castling-det test {config} {checkpoint}')
         runner.logger.info('Training is done\n' + '\n'.join(lines))
 
     def _introduce(self, runner: Runner, loader: DataLoader) -> None:

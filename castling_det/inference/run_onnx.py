@@ -82,12 +82,14 @@ class OnnxModel:
         return int(height * factor + 0.5), int(width * factor + 0.5)
 
     def _run(self, image: ndarray) -> list[ndarray]:
-        """Outputs for an image ``(H, W, 3)``, resized as the file wants it, or its centre."""
+        """Outputs for an image ``(H, W, 3)``, resized and padded or cut as the file wants it."""
         size = self.input_size(*image.shape[:2])
         backend = self.metadata.get('backend', 'cv2')
         pixels = resize(image, *size, self.metadata['interpolation'], backend)
         if self.metadata.get('short_side') is not None:
             pixels = center(pixels, *self.metadata['input_size'])
+        if self.metadata.get('pad_size') is not None:
+            pixels = pad(pixels, *self.metadata['pad_size'], self.metadata['pad_value'])
         outputs = self.session.run(None, {'image': pixels.transpose(2, 0, 1)[None]})
         return [output[0] for output in outputs]
 
@@ -316,6 +318,12 @@ def center(image: ndarray, height: int, width: int) -> ndarray:
     return image[top : top + height, left : left + width]
 
 
+def pad(image: ndarray, height: int, width: int, value: float) -> ndarray:
+    """An image ``(h, w, 3)`` with pixels of one value below and right of it."""
+    bottom, right = max(0, height - image.shape[0]), max(0, width - image.shape[1])
+    return np.pad(image, ((0, bottom), (0, right), (0, 0)), constant_values=value)
+
+
 def _interpolate(image: ndarray, height: int, width: int, interpolation: str) -> ndarray:
     """Resize ``(H, W, channels)`` in float32."""
     rows, row_weights = _taps(height, image.shape[0], interpolation)
@@ -342,7 +350,11 @@ def _cubic(d: ndarray, a: float = -0.75) -> ndarray:
 
 
 def nms(
-    boxes: ndarray, scores: ndarray, labels: ndarray, iou_threshold: float, max_kept: int
+    boxes: ndarray,
+    scores: ndarray,
+    labels: ndarray,
+    iou_threshold: float,
+    max_kept: int | None,
 ) -> ndarray:
     """Greedy non-maximum suppression within each class.
 
@@ -351,7 +363,7 @@ def nms(
         scores (ndarray): ``(N,)``.
         labels (ndarray): ``(N,)``.
         iou_threshold (float): A box goes if its IoU with a better one of its class is greater.
-        max_kept (int): How many of the best to keep.
+        max_kept (int, optional): How many of the best to keep; None keeps all.
 
     Returns:
         ndarray: ``(K,)``, int64, the kept boxes by descending score.
@@ -359,7 +371,7 @@ def nms(
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     order = np.argsort(-scores, kind='stable')
     kept = []
-    while len(order) and len(kept) < max_kept:
+    while len(order) and (max_kept is None or len(kept) < max_kept):
         best, order = order[0], order[1:]
         kept.append(best)
         corner = np.maximum(boxes[order, :2], boxes[best, :2])

@@ -197,6 +197,79 @@ def test_softnms_of_nothing():
     assert inds.shape == (0,) and inds.dtype == torch.int64
 
 
+# Deformable convolution
+
+
+def deform_conv(
+    ops: ModuleType,
+    features: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    grad_output: Tensor,
+    **options,
+) -> list[Tensor]:
+    """Output, and the gradients by the first three; the buffers hold rubbish before."""
+    options = dict(kW=weight.shape[3], kH=weight.shape[2], im2col_step=1) | options
+    output, empty = torch.full_like(grad_output, 7), [features.new_empty(0)] * 2
+    ops.deform_conv_forward(features, weight, offset, output, *empty, **options)
+    grads = [torch.zeros_like(x) for x in (features, offset, weight)]
+    ops.deform_conv_backward_input(
+        features, offset, grad_output, *grads[:2], weight, empty[0], **options
+    )
+    ops.deform_conv_backward_parameters(
+        features, offset, grad_output, grads[2], *empty, scale=1, **options
+    )
+    return [output, *grads]
+
+
+DEFORMED = dict(dW=2, dH=1, padW=1, padH=2, dilationW=1, dilationH=2, group=2, deformable_group=2)
+
+
+def deform_inputs(dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """Features, offsets of up to three cells, weight, and the gradient of the output."""
+    shapes = (1, 4, 9, 11), (1, 2 * 2 * 6, 9, 6), (6, 2, 3, 2), (1, 6, 9, 6)
+    inputs = [torch.randn(*shape, dtype=dtype) for shape in shapes]
+    inputs[1] *= 1.5
+    return inputs
+
+
+def test_deformable_convolution_samples_where_offsets_say():
+    """By a loop over all outputs and taps; and gradients by the loop's."""
+    features, offset, weight, grad_output = deform_inputs()
+    inputs = [x.requires_grad_() for x in (features, offset, weight)]
+    rows = []
+    for n, k, y, x in itertools.product(*map(range, grad_output.shape)):
+        value = 0
+        for c, i, j in itertools.product(range(2), range(3), range(2)):
+            channel, tap = 2 * (k // 3) + c, 2 * i + j
+            down, right = offset[n, 12 * (k // 3) + 2 * tap :][:2, y, x]
+            place = y - 2 + 2 * i + down, 2 * x - 1 + j + right
+            value = value + weight[k, c, i, j] * zero_bilinear(features[n, channel], *place)
+        rows.append(value)
+    expected = torch.stack(rows).view_as(grad_output)
+    grads = torch.autograd.grad(expected, inputs, grad_output)
+    with torch.no_grad():
+        found = deform_conv(mmcv_ops, *inputs, grad_output, **DEFORMED)
+    for got, to_be in zip(found, (expected, *grads), strict=True):
+        torch.testing.assert_close(got, to_be)
+
+
+def zero_bilinear(plane: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Value of (H, W) at a point; beyond the borders it is 0."""
+    value = 0 * y
+    corners = ((int(at.floor()), int(at.floor()) + 1) for at in (y, x))
+    for row, col in itertools.product(*corners):
+        if 0 <= row < plane.shape[0] and 0 <= col < plane.shape[1]:
+            value = value + plane[row, col] * (1 - (y - row).abs()) * (1 - (x - col).abs())
+    return value
+
+
+def test_deformable_convolution_is_the_compiled_one(compiled):
+    inputs = deform_inputs(torch.float32)
+    got, expected = (deform_conv(ops, *inputs, **DEFORMED) for ops in (mmcv_ops, compiled))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
 # RoI Align
 
 

@@ -1,9 +1,11 @@
 """When a file is as good as the model that it comes from."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from castling_det.export.agreement import check
 from castling_det.export.build import graphs
@@ -18,11 +20,12 @@ def trained(detector):
 
 
 def off_by(graph, px=0.0, score=0.0):
-    """A file whose boxes and scores are moved."""
+    """A file whose boxes and scores are moved from where they are exactly."""
+    exact = deepcopy(graph).double()
 
     def run(image):
         assert image.min() >= 0 and 200 < image.max() <= 255
-        boxes, scores = graph(image)
+        boxes, scores = exact(image.double())
         return boxes + px, scores + score
 
     return run
@@ -30,10 +33,10 @@ def off_by(graph, px=0.0, score=0.0):
 
 def test_agreement_is_the_worst_of_several_sizes_and_batches(trained):
     same = check(off_by(trained), trained, 'fp32', (64, 128), OUT)
-    assert (same.boxes, same.scores, same.iou) == (0, 0, 1)
-    near = check(off_by(trained, px=5e-4, score=-5e-5), trained, 'fp32', (64, 128), OUT)
-    assert near.boxes == pytest.approx(5e-4, rel=0.1)
-    assert near.scores == pytest.approx(5e-5, rel=0.01)
+    assert same.boxes < 1e-4 and same.scores < 1e-6 and same.iou == pytest.approx(1)
+    near = check(off_by(trained, px=9e-4, score=-9e-5), trained, 'fp32', (64, 128), OUT)
+    assert near.boxes == pytest.approx(9e-4, rel=0.1)
+    assert near.scores == pytest.approx(9e-5, rel=0.01)
     assert 0.999 < near.iou < 1
     shapes = []
 
@@ -51,13 +54,35 @@ def test_agreement_is_the_worst_of_several_sizes_and_batches(trained):
     [
         ('fp32', dict(px=2e-3)),
         ('fp32', dict(score=2e-4)),
+        ('fp32', dict(px=torch.nan)),
         ('fp16', dict(px=8.0)),
         ('fp16', dict(score=0.03)),
     ],
 )
 def test_what_is_too_far_off_fails(precision, change, trained):
-    with pytest.raises(ValueError, match='differs from torch'):
+    with pytest.raises(ValueError, match='too far from the model in float64'):
         check(off_by(trained, **change), trained, precision, (64, 128), OUT)
+
+
+class Noisy(nn.Module):
+    """Adds a large number and takes it away, which in float32 leaves multiples of 1/128 of maps."""
+
+    def forward(self, maps):
+        return tuple(x + 1e5 - 1e5 for x in maps)
+
+
+def test_a_file_may_be_a_few_times_as_far_off_as_torch_in_float32(trained):
+    """Where float32 is noisy by itself, more is allowed; the exact file has no error."""
+    noisy = deepcopy(trained)
+    noisy.model.neck = nn.Sequential(noisy.model.neck, Noisy())
+    own = check(noisy, noisy, 'fp32', (64, 128), OUT)
+    assert own.boxes > 0.01 and own.scores > 2e-4
+    allowed = dict(px=3.5 * own.boxes, score=3.5 * own.scores)
+    found = check(off_by(noisy, **allowed), noisy, 'fp32', (64, 128), OUT)
+    assert found.boxes == pytest.approx(3.5 * own.boxes, rel=0.01)
+    for change in (dict(px=4.5 * own.boxes), dict(score=4.5 * own.scores)):
+        with pytest.raises(ValueError, match='torch in float32: box sides'):
+            check(off_by(noisy, **change), noisy, 'fp32', (64, 128), OUT)
 
 
 def test_half_is_allowed_what_half_rounds(trained):
@@ -72,19 +97,19 @@ def test_raw_outputs_are_compared_decoded(detector):
     def run(image):
         return [level + (0.01 if number == 4 else 0) for number, level in enumerate(raw(image))]
 
-    assert check(raw, raw, 'fp32', (64, 128), OUT).boxes == 0
     # The same to all logits of a distance changes nothing, and so to the file's boxes.
     assert check(run, raw, 'fp32', (64, 128), OUT).boxes < 1e-3
 
 
 @torch.no_grad()
-def test_labels_may_differ_where_torch_hardly_decides(segmentor):
+def test_labels_may_differ_where_the_model_hardly_decides(segmentor):
     trained, _ = graphs(segmentor.model, decodes=True, half=False)
     raw, _ = graphs(segmentor.model, decodes=False, half=False)
+    exact = deepcopy(raw).double()
 
     def biased(by):
         def run(image):
-            logits = raw.logits(image)
+            logits = exact.logits(image.double())
             logits[:, 0] += by
             return [logits]
 
@@ -94,15 +119,12 @@ def test_labels_may_differ_where_torch_hardly_decides(segmentor):
         return lambda image: [biased(by)(image)[0].argmax(dim=1)]
 
     same = check(labels(0), trained, 'fp32', (64, 128), OUT)
-    assert (same.logits, same.labels) == (0, 1) and 'logits' not in str(same)
+    assert same.logits < 1e-5 and same.labels > 0.9999
     near = check(labels(9e-4), trained, 'fp32', (64, 128), OUT)
     assert near.logits < 9.1e-4 and near.labels > 0.99
     assert check(biased(9e-4), raw, 'fp32', (64, 128), OUT).logits == pytest.approx(9e-4, rel=0.01)
     for run, graph in ((labels(0.5), trained), (biased(2e-3), raw)):
-        with pytest.raises(
-            ValueError,
-            match='differs from torch, (logits within|labels of .* its own by at most 5)',
-        ):
+        with pytest.raises(ValueError, match='too far .*: logits .*; allowed: logits 1.0e-03'):
             check(run, graph, 'fp32', (64, 128), OUT)
-    with pytest.raises(ValueError, match='labels of'):
+    with pytest.raises(ValueError, match='the same label at'):
         check(labels(5), trained, 'fp16', (64, 128), OUT)

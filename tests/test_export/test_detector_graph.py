@@ -27,7 +27,7 @@ def test_shipped_graph_is_castled_and_folded_and_computes_the_same(detector, pix
 @torch.no_grad()
 def test_boxes_are_those_of_the_raw_maps(detector, pixels):
     raw, _ = graphs(detector.model, decodes=False, half=False)
-    assert [*raw.outputs][::4] == ['scores_8', 'distances_8']
+    assert [*raw.outputs][::4] == ['scores_8', 'boxes_8']
     image = torch.from_numpy(pixels(1, 64, 128)).permute(0, 3, 1, 2).float()
     maps = raw(image)
     assert [tuple(level.shape[-2:]) for level in maps[:4]] == [(8, 16), (4, 8), (2, 4), (1, 2)]
@@ -46,12 +46,21 @@ def test_half_keeps_normalisation_in_float32(detector):
 def test_other_models_are_refused(detector):
     model = nn.Module()
     model.data_preprocessor = detector.model.data_preprocessor
-    with pytest.raises(ValueError, match='only detectors with PicoHead are exported'):
+    with pytest.raises(
+        ValueError, match='Module with no bbox_head is not exported, .* DETRs are not'
+    ):
         DetectorGraph(model, True)
+
+
+@torch.no_grad()
+def test_channels_and_statistics_are_those_of_the_network(detector, monkeypatch, pixels):
+    """BGR pixels with their own means, and pixels that are not normalised."""
+    image = torch.from_numpy(pixels(1, 64, 128)).permute(0, 3, 1, 2).float()
+    rgb = DetectorGraph(detector.model, True).prepare(image)
     preprocessor = detector.model.data_preprocessor
-    preprocessor._channel_conversion = False
-    try:
-        with pytest.raises(ValueError, match='bgr_to_rgb=True'):
-            DetectorGraph(detector.model, True)
-    finally:
-        preprocessor._channel_conversion = True
+    monkeypatch.setattr(preprocessor, '_channel_conversion', False)
+    for name in ('mean', 'std'):
+        monkeypatch.setitem(preprocessor._buffers, name, getattr(preprocessor, name).flip(0))
+    assert torch.equal(DetectorGraph(detector.model, True).prepare(image), rgb.flip(1))
+    monkeypatch.setattr(preprocessor, '_enable_normalize', False)
+    assert torch.equal(DetectorGraph(detector.model, True).prepare(image), image.flip(1))

@@ -1,11 +1,15 @@
 """What a file says of itself, and what it cannot say."""
 
 from copy import deepcopy
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from mmcv.transforms import Compose
 
 import castling_det
 from castling_det.export.metadata import describe
+from castling_det.inference.run_onnx import OnnxDetector
 
 
 def test_metadata_say_what_the_runtime_needs(detector):
@@ -54,6 +58,41 @@ def test_sides_of_images_that_keep_their_proportions(name, request, monkeypatch)
     assert (fixed['most_sides'], fixed['input_size']) == (None, [64, 96])
 
 
+@pytest.mark.parametrize(
+    ('scale', 'pad'),
+    [
+        ((200, 200), dict(pad_to_square=True, pad_val=dict(img=(114.0, 114.0, 114.0)))),
+        ((100, 200), dict(size=(224, 256), pad_val=114)),
+    ],
+    ids=['square', 'size'],
+)
+def test_images_are_padded_as_in_the_test(scale, pad, detector, monkeypatch, pixels):
+    cfg = deepcopy(detector.model.cfg)
+    steps = [dict(type='Resize', scale=scale, keep_ratio=True), dict(type='Pad', **pad)]
+    cfg.test_dataloader.dataset.pipeline[1:2] = steps
+    monkeypatch.setattr(detector.model, 'cfg', cfg)
+    metadata = describe(detector, None, False, None)
+    assert metadata['most_sides'] == sorted(scale) and metadata['pad_value'] == 114
+    assert metadata['input_size'] == metadata['pad_size'] == [*pad.get('size', scale)[::-1]]
+    assert describe(detector, None, False, (64, 96))['pad_size'] is None
+    (image,) = pixels(1, 90, 131)
+    seen = []
+    session = SimpleNamespace(run=lambda _, inputs: seen.append(inputs['image']) or [])
+    OnnxDetector(session, metadata)._run(image)
+    pipeline = Compose(
+        [dict(type=f'mmdet.{step["type"]}', **_without_type(step)) for step in steps]
+    )
+    bgr = pipeline(dict(img=image[..., ::-1].copy()))['img']
+    assert np.array_equal(seen[0][0].transpose(1, 2, 0), bgr[..., ::-1])
+    cfg.test_dataloader.dataset.pipeline[2]['pad_val'] = dict(img=(1, 2, 3))
+    with pytest.raises(ValueError, match='pads to a size, or to a square, by one number'):
+        describe(detector, None, False, None)
+
+
+def _without_type(step):
+    return {key: value for key, value in step.items() if key != 'type'}
+
+
 def test_metadata_of_a_classifier_say_what_is_cut_out_of_an_image(classifier, monkeypatch):
     metadata = describe(classifier, None, False, None)
     assert (metadata['task'], metadata['decode']) == ('classification', 'scores')
@@ -94,7 +133,7 @@ def test_pipelines_of_another_kind_are_refused(step, detector, monkeypatch):
     cfg = deepcopy(detector.model.cfg)
     cfg.test_dataloader.dataset.pipeline[1] = step
     monkeypatch.setattr(detector.model, 'cfg', cfg)
-    with pytest.raises(ValueError, match='one Resize to a scale, or by one ResizeEdge'):
+    with pytest.raises(ValueError, match='one Resize to a scale, with a Pad or without'):
         describe(detector, 'boxes', False, (64, 512))
 
 
@@ -104,6 +143,15 @@ def test_unknown_decoding_and_nms_are_refused(detector, monkeypatch):
     monkeypatch.setitem(detector.model.test_cfg, 'nms', dict(type='soft_nms', iou_threshold=0.5))
     with pytest.raises(ValueError, match='class-wise greedy NMS'):
         describe(detector, 'boxes', False, None)
+    monkeypatch.setitem(detector.model.test_cfg, 'nms', dict(type='nms', iou_threshold=0.5))
+    monkeypatch.setitem(detector.model.test_cfg, 'min_bbox_size', 4)
+    with pytest.raises(ValueError, match='min_bbox_size but 0'):
+        describe(detector, 'boxes', False, None)
+    monkeypatch.delitem(detector.model.test_cfg, 'min_bbox_size')
+    monkeypatch.delitem(detector.model.test_cfg, 'max_per_img')
+    assert describe(detector, 'boxes', False, None)['max_per_img'] is None  # as YOLOX has it
+    with pytest.raises(ValueError, match='model.test_cfg.max_per_img=300'):
+        describe(detector, 'nms', False, None)
     monkeypatch.delitem(detector.model.test_cfg, 'nms')
     with pytest.raises(ValueError, match='class-wise greedy NMS, but the config has None'):
         describe(detector, 'boxes', False, None)

@@ -123,4 +123,4 @@ def test_what_has_come_of_it_stands_at_the_end(run, tmp_path):
     assert checkpoint == f'Best checkpoint: {best}, acc 0.5000'
     assert pictures == f'Pictures of the last validation: {tmp_path}/pictures'
     assert log.startswith(f'Log: {tmp_path}/')
-    assert re.fullmatch(rf'Next: python tools/test.py .*my.py {best}', next_command)
+    assert re.fullmatch(rf'Next: castling-det test .*my.py {best}', next_command)
