@@ -1,6 +1,6 @@
 """400 iterations of 4 images from pretrained weights of a plain ViT, on one CPU or GPU.
 
-AdamW; the lr is 0.75 times smaller from block to block towards the input, and 10 times larger in the head.
+AdamW; the lr is 0.75 times smaller from block to block towards the input, and 10 times larger in neck and head.
 """
 
 max_iters = 400
@@ -16,6 +16,9 @@ optim_wrapper = dict(
     type='OptimWrapper',
     constructor='LayerDecayOptimWrapperConstructor',
     optimizer=dict(type='AdamW', lr=0.0001, weight_decay=0.05),
-    paramwise_cfg=dict(layer_decay_rate=0.75, custom_keys={'decode_head': dict(lr_mult=10)}),
+    paramwise_cfg=dict(
+        layer_decay_rate=0.75,
+        custom_keys={'neck': dict(lr_mult=10), 'decode_head': dict(lr_mult=10)},
+    ),
 )
 auto_scale_lr = dict(base_batch_size=4)

@@ -1,6 +1,6 @@
 """Mask2Former-nano with castlified DINOv2 ViT-S/14 on CamVid at 336x252 px.
 
-python tools/train.py configs/castling_timm/castling-mask2former-nano_vit-s-p14-dinov2-pre_1xb4-600i_camvid-252x336.py
+python tools/train.py configs/castling_timm/castling-mask2former-nano_vit-s-p14-dinov2-pre_1xb4-400i_camvid-252x336.py
 
 The weights of DINOv2 (arXiv 2304.07193) are a local file in its own, timm's or transformers' keys; give another as
 `--cfg-options model.backbone.pretrained=FILE`, or True for timm's download. Rates as of the light head, not tuned here.
@@ -10,7 +10,7 @@ Status: not run.
 _base_ = [
     '../_base_/models/castling-mask2former-nano_vit-s-p14-dinov2.py',
     '../_base_/datasets/camvid_252x336.py',
-    '../_base_/schedules/small_600i.py',
+    '../_base_/schedules/small_400i.py',
     '../_base_/runtimes/segmentation.py',
 ]
 
