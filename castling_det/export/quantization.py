@@ -14,6 +14,7 @@ from onnxruntime.quantization import (
     QuantType,
     quantize_static,
 )
+from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from castling_det.export.onnx_model import onnx
 from castling_det.inference.run_onnx import read_image, resize
@@ -45,8 +46,7 @@ def quantised(model: onnx.ModelProto, images: Iterable[ndarray]) -> onnx.ModelPr
         onnx.ModelProto: With QuantizeLinear and DequantizeLinear, which runtimes fuse.
     """
     model = deepcopy(model)
-    # What onnxruntime warns of otherwise: its preprocessing folds and infers shapes; none is needed.
-    model.metadata_props.add(key='onnx.quant.pre_process', value='onnxruntime.quant')
+    add_pre_process_metadata(model)  # it folds and infers shapes, which is not needed here
     with TemporaryDirectory() as folder:
         file = Path(folder) / 'quantised.onnx'
         quantize_static(
