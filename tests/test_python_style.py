@@ -79,9 +79,9 @@ def test_castle(call, leaf, tmp_path):
 def test_export(call, leaf, tmp_path, monkeypatch):
     """Up to the graph; what torch makes of it knows no config."""
 
-    def export(trained, out, decode, half, shape):
-        described.update(describe(trained, decode, half, shape))
-        graphs(trained.model, True, half)
+    def export(trained, out, decode, precision, shape, calibrate):
+        described.update(describe(trained, decode, precision, shape))
+        graphs(trained.model, True, half=False)
         out.touch()
 
     described = {}

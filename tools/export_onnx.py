@@ -7,6 +7,7 @@ Beside it stands run_onnx.py, which runs it without torch: see docs/shipping.md.
 
 import argparse
 import logging
+from functools import partial
 from pathlib import Path
 
 from castling_det.engine.cli import add_config_arguments, errors_in_one_sentence, load_config
@@ -27,7 +28,18 @@ def parse_args() -> argparse.Namespace:
         help="the head's maps, raw; of a detector the boxes and scores of all cells (default), or "
         'what NMS leaves of them; of a segmentor the labels, of a classifier the scores (default)',
     )
-    parser.add_argument('--half', action='store_true', help='float16 weights and activations')
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument('--half', action='store_true', help='float16 weights and activations')
+    precision.add_argument(
+        '--int8', action='store_true', help='int8 convolutions and linear layers, ONNX alone'
+    )
+    parser.add_argument(
+        '--calibrate',
+        type=int,
+        default=128,
+        metavar='N',
+        help='training images that the ranges of int8 come from; default: %(default)s',
+    )
     parser.add_argument(
         '--shape',
         type=int,
@@ -38,7 +50,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--format', choices=['onnx', 'torch'], default='onnx', help='torch: of torch.export, .pt2'
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.int8 and args.format == 'torch':
+        parser.error('--int8 makes an ONNX file: leave out --format torch')
+    args.precision = 'fp16' if args.half else 'int8' if args.int8 else 'fp32'
+    return args
 
 
 def main() -> None:
@@ -47,17 +63,19 @@ def main() -> None:
         from castling_det.export.program import export_program as export
     else:
         try:
-            from castling_det.export.onnx_file import export_onnx as export
+            from castling_det.export.onnx_file import export_onnx
         except ImportError as error:
             raise SystemExit(f'error: {error}') from error
+        export = partial(export_onnx, calibrate=args.calibrate)
     # It warns of torchvision, which may be missing and of which nothing is used.
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)
     with errors_in_one_sentence():
         print(f'Exporting {args.checkpoint}: some seconds, of a large model minutes', flush=True)
         model = TrainedModel(load_config(args.config, args.cfg_options), args.checkpoint)
-        agreement = export(model, args.out, args.decode, args.half, args.shape)
+        agreement = export(model, args.out, args.decode, args.precision, args.shape)
     print(f'File: {args.out}, {args.out.stat().st_size / 2**20:.1f} MiB')
-    print(f'Its worst error on noise, against the checkpoint in float64: {agreement}')
+    images = 'training images' if args.int8 else 'noise'
+    print(f'Its worst error on {images}, against the checkpoint in float64: {agreement}')
     if args.format == 'onnx' and args.decode != 'raw':
         runtime = args.out.with_name('run_onnx.py')
         print(f'Run it: python {runtime} {args.out} photo.jpg --out picture.png')

@@ -6,7 +6,7 @@ how far that is depends on the network and on how it was trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import reduce
@@ -48,7 +48,7 @@ class BoxAgreement:
     iou: float
 
     free: ClassVar[BoxAgreement]
-    half: ClassVar[BoxAgreement]
+    rounded: ClassVar[dict[str, BoxAgreement]]
 
     def __str__(self) -> str:
         return f'box sides {self.boxes:.1e} px, scores {self.scores:.1e}, IoU {self.iou:.4f}'
@@ -104,7 +104,7 @@ class LabelAgreement:
     labels: float
 
     free: ClassVar[LabelAgreement]
-    half: ClassVar[LabelAgreement]
+    rounded: ClassVar[dict[str, LabelAgreement]]
 
     def __str__(self) -> str:
         return f'logits {self.logits:.1e}, the same label at {self.labels:.3%} of the pixels'
@@ -145,7 +145,7 @@ class ScoreAgreement:
     scores: float
 
     free: ClassVar[ScoreAgreement]
-    half: ClassVar[ScoreAgreement]
+    rounded: ClassVar[dict[str, ScoreAgreement]]
 
     def __str__(self) -> str:
         return f'scores {self.scores:.1e}'
@@ -178,10 +178,17 @@ KINDS = dict(
 BoxAgreement.free = BoxAgreement(boxes=1e-3, scores=1e-4, iou=0.0)
 LabelAgreement.free = LabelAgreement(logits=1e-3, labels=0.0)
 ScoreAgreement.free = ScoreAgreement(1e-4)
-# Of a file in float16. A distance over 7 strides of 64 px is rounded by about 1/4 px there.
-BoxAgreement.half = BoxAgreement(boxes=torch.inf, scores=0.02, iou=0.9)
-LabelAgreement.half = LabelAgreement(logits=torch.inf, labels=0.98)
-ScoreAgreement.half = ScoreAgreement(0.02)
+# Of files in float16 and in int8. A distance over 7 strides of 64 px is rounded by about 1/4 px in
+# the former; the latter are compared on photos, whose ranges they were made for.
+BoxAgreement.rounded = dict(
+    fp16=BoxAgreement(boxes=torch.inf, scores=0.02, iou=0.9),
+    int8=BoxAgreement(boxes=torch.inf, scores=0.3, iou=0.5),
+)
+LabelAgreement.rounded = dict(
+    fp16=LabelAgreement(logits=torch.inf, labels=0.98),
+    int8=LabelAgreement(logits=torch.inf, labels=0.9),
+)
+ScoreAgreement.rounded = dict(fp16=ScoreAgreement(0.02), int8=ScoreAgreement(0.3))
 
 
 class _Doubled(TorchFunctionMode):
@@ -192,17 +199,26 @@ class _Doubled(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def blurred_noise(input_size: tuple[int, int]) -> Iterator[Tensor]:
+    """Batches ``(B, 3, H, W)`` of three sizes, float32, 0 to 255, the first of ``input_size``."""
+    height, width = input_size
+    generator = torch.Generator().manual_seed(0)
+    for batch, size in ((1, (height, width)), (2, (height + 7, width)), (3, (97, 65))):
+        noise = torch.rand(batch, 3, 9, 9, generator=generator) * 255
+        yield F.interpolate(noise, size, mode='bicubic').clamp(0, 255)
+
+
 @torch.no_grad()
 def check(
-    run: Run, trained: Graph, precision: str, input_size: tuple[int, int], out: Path
+    run: Run, trained: Graph, precision: str, images: Iterable[Tensor], out: Path
 ) -> Agreement:
-    """Hold a file against the model in float64, on blurred noise.
+    """Hold a file against the model in float64.
 
     Args:
         run (Callable): Images ``(B, 3, H, W)`` to the file's outputs, before NMS.
         trained (Graph): What it comes from, in float32.
-        precision (str): Of the file, 'fp32' or 'fp16'.
-        input_size (tuple[int, int]): Height and width that the file is made for.
+        precision (str): Of the file, 'fp32', 'fp16' or 'int8'.
+        images (Iterable[Tensor]): Batches that both are given.
         out (Path): The file's name, for the message.
 
     Returns:
@@ -212,21 +228,18 @@ def check(
         InputError: If they differ by more than is allowed.
     """
     kind, exact = KINDS[trained.task], deepcopy(trained).double()
-    height, width = input_size
-    noise = torch.Generator().manual_seed(0)
     found = []
-    for batch, size in ((1, (height, width)), (2, (height + 7, width)), (3, (97, 65))):
-        image = torch.rand(batch, 3, 9, 9, generator=noise) * 255
-        image = F.interpolate(image, size, mode='bicubic').clamp(0, 255)
+    for image in images:
         with _Doubled():
             expected = kind.compared(exact, exact.undecided(image), image)
         its, own = (
             kind.between(kind.compared(trained, outputs, image), expected)
             for outputs in (run(image), trained.undecided(image))
         )
-        found.append((its, own, f'{batch} images of {size[0]}x{size[1]} px'))
+        batch, _, height, width = image.shape
+        found.append((its, own, f'{batch} images of {height}x{width} px'))
     of_torch = reduce(kind.worst, (own for _, own, _ in found))
-    allowed = kind.half if precision == 'fp16' else of_torch.allows()
+    allowed = of_torch.allows() if precision == 'fp32' else kind.rounded[precision]
     for its, _, images in found:
         if its.worst(allowed) != allowed:
             raise InputError(

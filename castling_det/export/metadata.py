@@ -25,14 +25,14 @@ BACKENDS = ('cv2', 'pillow')  # mmcv's names of the libraries that resize
 
 
 def describe(
-    trained: TrainedModel, decode: str | None, half: bool, shape: tuple[int, int] | None
+    trained: TrainedModel, decode: str | None, precision: str, shape: tuple[int, int] | None
 ) -> dict[str, Any]:
     """Collect it, as json can hold it.
 
     Args:
         trained (TrainedModel): With its whole config.
         decode (str, optional): Of ``DECODES``, how far the file goes; the first if None.
-        half (bool): Whether its network is in float16.
+        precision (str): Of its network, 'fp32', 'fp16' or 'int8'.
         shape (tuple[int, int], optional): Height and width that images are resized to, or that are
             cut out of them, which then are larger in proportion. Defaults to the test pipeline's.
 
@@ -50,7 +50,7 @@ def describe(
         classes=list(trained.classes),
         palette=[[int(channel) for channel in colour] for colour in trained.palette],
         decode=decode,
-        precision='fp16' if half else 'fp32',
+        precision=precision,
         **_resizing(cfg, shape),
         input_layout='RGB, 0 to 255, float32; normalised and padded in the graph',
         mean=mean if takes_rgb else mean[::-1],

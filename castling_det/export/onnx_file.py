@@ -8,24 +8,28 @@ import torch
 
 from castling_det.checkpoint import atomic_write
 from castling_det.errors import InputError
-from castling_det.export.agreement import Agreement, Run, check
+from castling_det.export.agreement import Agreement, Run, blurred_noise, check
 from castling_det.export.build import graphs
 from castling_det.export.detector_graph import DetectorGraph
 from castling_det.export.graph import EXAMPLE_SHAPE, Graph
 from castling_det.export.metadata import describe
 from castling_det.export.onnx_model import onnx, session, write
 from castling_det.export.onnx_tail import append_tail
+from castling_det.export.quantization import calibration_images, quantised
 from castling_det.export.recording import record
 from castling_det.inference import run_onnx
 from castling_det.inference.trained_model import TrainedModel
+
+COMPARED = 8  # photos, of those that int8's ranges come from
 
 
 def export_onnx(
     trained_model: TrainedModel,
     out: Path,
     decode: str | None = None,
-    half: bool = False,
+    precision: str = 'fp32',
     shape: tuple[int, int] | None = None,
+    calibrate: int = 128,
 ) -> Agreement:
     """Write a model as an ONNX file (opset 18), and beside it ``run_onnx.py``, to run it.
 
@@ -37,10 +41,14 @@ def export_onnx(
             unused places with score 0 and label -1. Of a segmentor 'labels' ``(B, H, W)`` (default)
             or 'raw' logits ``(B, classes, H, W)``, both as large as the image. Of a classifier
             'scores' ``(B, classes)`` (default) or 'raw' logits.
-        half (bool): Weights and activations in float16; the image, normalisation, the norms and
-            sums of linear-angular attention, scores and decoding in float32. Defaults to False.
+        precision (str): 'fp16' has weights and activations in float16; the image, normalisation,
+            the norms and sums of linear-angular attention, scores and decoding in float32. 'int8'
+            has the inputs and weights of convolutions and linear layers in int8, all else in
+            float32. Defaults to 'fp32'.
         shape (tuple[int, int], optional): Height and width that ``run_onnx.py`` resizes images
             to. Defaults to the test pipeline's.
+        calibrate (int): Number of training images that the ranges of int8 come from, and some of
+            which such a file is compared on. Defaults to 128.
 
     Returns:
         Agreement: Of the file with torch, before NMS.
@@ -51,13 +59,19 @@ def export_onnx(
     """
     if out.is_dir():
         raise InputError(f'--out {out} is a folder: give the name of a file')
-    trained, shipped = graphs(trained_model.model, decode != 'raw', half)  # refuses what it can not
-    metadata = describe(trained_model, decode, half, shape)
+    is_half = precision == 'fp16'
+    trained, shipped = graphs(
+        trained_model.model, decode != 'raw', is_half
+    )  # refuses what it can not
+    metadata = describe(trained_model, decode, precision, shape)
     has_tail = isinstance(shipped, DetectorGraph) and shipped.decodes
     model = to_onnx(shipped, prefix='all_' if has_tail else '')
-    agreement = check(
-        _onnxruntime(model), trained, metadata['precision'], metadata['input_size'], out
-    )
+    images = blurred_noise(metadata['input_size'])
+    if precision == 'int8':
+        photos = list(calibration_images(trained_model, metadata['input_size'], calibrate))
+        model = quantised(model, photos)
+        images = map(torch.from_numpy, photos[:COMPARED])
+    agreement = check(_onnxruntime(model), trained, precision, images, out)
     if has_tail:
         metadata |= dict(score_thr=0.0) if shipped.has_factors else {}
         model = append_tail(model, shipped, metadata)

@@ -3,6 +3,7 @@
 It comes behind what is compared with torch, because a score next to a threshold is there or not.
 """
 
+import re
 from typing import Any
 
 from castling_det.export.box_decoding import by_cell
@@ -40,8 +41,7 @@ def append_tail(
     tail = onnx.parser.parse_model(f"""
         <ir_version: {model.ir_version}, opset_import: ["" : {OPSET}]>
         tail ({inputs}) => ({outputs}) {{
-            zero = Constant <value = float[1] {{0}}> ()
-            last = Constant <value = int64[1] {{-1}}> ()
+            {_constants(selecting + ending)}
             {selecting}
             {ending}
         }}
@@ -50,6 +50,13 @@ def append_tail(
     merged = onnx.compose.merge_models(model, tail, io_map=names)
     del merged.opset_import[1:]  # the same once more
     return merged
+
+
+def _constants(operators: str) -> str:
+    """Those that operators name: onnxruntime warns of others whenever a file is opened."""
+    known = dict(zero='float[1] {0}', last='int64[1] {-1}')
+    named = (name for name in known if re.search(rf'\b{name}\b', operators))
+    return ''.join(f'{name} = Constant <value = {known[name]}> ()\n' for name in named)
 
 
 def _selection(graph: DetectorGraph) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import torch
 from castling_det.checkpoint import atomic_write
 from castling_det.configs import task_of
 from castling_det.errors import InputError
-from castling_det.export.agreement import Agreement, check
+from castling_det.export.agreement import Agreement, blurred_noise, check
 from castling_det.export.build import graphs
 from castling_det.export.graph import EXAMPLE_SHAPE, OPEN, trace
 from castling_det.export.metadata import describe
@@ -20,7 +20,7 @@ def export_program(
     detector: TrainedModel,
     out: Path,
     decode: str | None = None,
-    half: bool = False,
+    precision: str = 'fp32',
     shape: tuple[int, int] | None = None,
 ) -> Agreement:
     """Write a detector as a program of ``torch.export`` (``.pt2``), for ``torch.export.load``.
@@ -34,7 +34,7 @@ def export_program(
         out (Path): File to write.
         decode (str, optional): 'raw' or 'boxes', as
             :func:`~castling_det.export.onnx_file.export_onnx` has them. Defaults to 'boxes'.
-        half (bool): As there. Defaults to False.
+        precision (str): 'fp32' or 'fp16', as there. Defaults to 'fp32'.
         shape (tuple[int, int], optional): As there.
 
     Returns:
@@ -48,8 +48,8 @@ def export_program(
         raise InputError('only detectors become programs of torch: leave out --format torch')
     if decode == 'nms':
         raise InputError('NMS has no operator in torch: export a program with raw outputs or boxes')
-    metadata = describe(detector, decode, half, shape)
-    trained, shipped = graphs(detector.model, decode != 'raw', half)
+    metadata = describe(detector, decode, precision, shape)
+    trained, shipped = graphs(detector.model, decode != 'raw', precision == 'fp16')
     if min(metadata['input_size']) <= max(shipped.strides):
         raise InputError(
             f'a program of torch.export takes images whose sides are longer than the coarsest '
@@ -61,7 +61,7 @@ def export_program(
     torch.export.save(program, content, extra_files={'metadata.json': json.dumps(metadata)})
     content.seek(0)
     run = torch.export.load(content).module()
-    agreement = check(run, trained, metadata['precision'], metadata['input_size'], out)
+    agreement = check(run, trained, precision, blurred_noise(metadata['input_size']), out)
     with atomic_write(out) as unfinished:
         unfinished.write_bytes(content.getvalue())
     return agreement

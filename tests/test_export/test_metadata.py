@@ -13,7 +13,7 @@ from castling_det.inference.run_onnx import OnnxDetector
 
 
 def test_metadata_say_what_the_runtime_needs(detector):
-    metadata = describe(detector, 'nms', False, None)
+    metadata = describe(detector, 'nms', 'fp32', None)
     assert metadata['classes'] == [*'abcdef'] and len(metadata['palette']) == 6
     assert metadata['decode'] == 'nms' and metadata['precision'] == 'fp32'
     assert (metadata['input_size'], metadata['interpolation']) == ([64, 512], 'bicubic')
@@ -21,40 +21,42 @@ def test_metadata_say_what_the_runtime_needs(detector):
     assert metadata['std'] == pytest.approx([58.395, 57.12, 57.375])
     assert metadata['version'] == castling_det.__version__ and metadata['commit']
     assert (metadata['score_thr'], metadata['iou_threshold']) == (0.575, 0.6)
-    other = describe(detector, 'raw', True, (32, 96))
+    other = describe(detector, 'raw', 'fp16', (32, 96))
     assert other['input_size'] == [32, 96] and other['precision'] == 'fp16'
 
 
 def test_metadata_of_a_segmentor_say_nothing_of_boxes(segmentor, detector):
-    metadata = describe(segmentor, None, False, None)
+    metadata = describe(segmentor, None, 'fp32', None)
     assert (metadata['task'], metadata['decode']) == ('segmentation', 'labels')
     assert metadata['classes'][:2] == ['ground', 'disk']
     assert metadata['palette'][0] == [120, 100, 80]
     assert (metadata['input_size'], metadata['interpolation']) == ([64, 512], 'bilinear')
     assert metadata['pad_size_divisor'] == 64
     of_boxes = {'score_thr', 'iou_threshold', 'max_per_img'}
-    assert describe(detector, None, False, None).keys() - metadata.keys() == of_boxes
+    assert describe(detector, None, 'fp32', None).keys() - metadata.keys() == of_boxes
     with pytest.raises(ValueError, match='decode of segmentation is one of labels, raw'):
-        describe(segmentor, 'nms', False, None)
+        describe(segmentor, 'nms', 'fp32', None)
 
 
 def test_interpolation_is_that_of_the_test(detector, monkeypatch):
     cfg = deepcopy(detector.model.cfg)
     del cfg.test_dataloader.dataset.pipeline[1]['interpolation']
     monkeypatch.setattr(detector.model, 'cfg', cfg)
-    assert describe(detector, 'boxes', False, None)['interpolation'] == 'bilinear'  # mmcv's default
+    assert (
+        describe(detector, 'boxes', 'fp32', None)['interpolation'] == 'bilinear'
+    )  # mmcv's default
 
 
 @pytest.mark.parametrize('name', ['detector', 'segmentor'])
 def test_sides_of_images_that_keep_their_proportions(name, request, monkeypatch):
     trained = request.getfixturevalue(name)
-    assert describe(trained, None, False, None)['most_sides'] is None
+    assert describe(trained, None, 'fp32', None)['most_sides'] is None
     cfg = deepcopy(trained.model.cfg)
     cfg.test_dataloader.dataset.pipeline[1].update(scale=(640, 200), keep_ratio=True)
     monkeypatch.setattr(trained.model, 'cfg', cfg)
-    metadata = describe(trained, None, False, None)
+    metadata = describe(trained, None, 'fp32', None)
     assert metadata['most_sides'] == metadata['input_size'] == [200, 640]
-    fixed = describe(trained, None, False, (64, 96))
+    fixed = describe(trained, None, 'fp32', (64, 96))
     assert (fixed['most_sides'], fixed['input_size']) == (None, [64, 96])
 
 
@@ -71,10 +73,10 @@ def test_images_are_padded_as_in_the_test(scale, pad, detector, monkeypatch, pix
     steps = [dict(type='Resize', scale=scale, keep_ratio=True), dict(type='Pad', **pad)]
     cfg.test_dataloader.dataset.pipeline[1:2] = steps
     monkeypatch.setattr(detector.model, 'cfg', cfg)
-    metadata = describe(detector, None, False, None)
+    metadata = describe(detector, None, 'fp32', None)
     assert metadata['most_sides'] == sorted(scale) and metadata['pad_value'] == 114
     assert metadata['input_size'] == metadata['pad_size'] == [*pad.get('size', scale)[::-1]]
-    assert describe(detector, None, False, (64, 96))['pad_size'] is None
+    assert describe(detector, None, 'fp32', (64, 96))['pad_size'] is None
     (image,) = pixels(1, 90, 131)
     seen = []
     session = SimpleNamespace(run=lambda _, inputs: seen.append(inputs['image']) or [])
@@ -86,7 +88,7 @@ def test_images_are_padded_as_in_the_test(scale, pad, detector, monkeypatch, pix
     assert np.array_equal(seen[0][0].transpose(1, 2, 0), bgr[..., ::-1])
     cfg.test_dataloader.dataset.pipeline[2]['pad_val'] = dict(img=(1, 2, 3))
     with pytest.raises(ValueError, match='pads to a size, or to a square, by one number'):
-        describe(detector, None, False, None)
+        describe(detector, None, 'fp32', None)
 
 
 def _without_type(step):
@@ -94,29 +96,29 @@ def _without_type(step):
 
 
 def test_metadata_of_a_classifier_say_what_is_cut_out_of_an_image(classifier, monkeypatch):
-    metadata = describe(classifier, None, False, None)
+    metadata = describe(classifier, None, 'fp32', None)
     assert (metadata['task'], metadata['decode']) == ('classification', 'scores')
     assert metadata['classes'] == ['daisy', 'dandelion', 'roses', 'sunflowers', 'tulips']
     assert (metadata['short_side'], metadata['input_size']) == (64, [48, 48])
     assert (metadata['interpolation'], metadata['backend']) == ('bicubic', 'cv2')
-    other = describe(classifier, 'raw', False, (96, 144))
+    other = describe(classifier, 'raw', 'fp32', (96, 144))
     assert (other['short_side'], other['input_size']) == (192, [96, 144])
     cfg = deepcopy(classifier.model.cfg)
     monkeypatch.setattr(classifier.model, 'cfg', cfg)
     cfg.test_dataloader.dataset.pipeline[1].update(backend='pillow')
-    assert describe(classifier, None, False, None)['backend'] == 'pillow'
+    assert describe(classifier, None, 'fp32', None)['backend'] == 'pillow'
     cfg.test_dataloader.dataset.pipeline[2].crop_size = 65
     with pytest.raises(ValueError, match='CenterCrop is larger than what ResizeEdge gives'):
-        describe(classifier, None, False, None)
+        describe(classifier, None, 'fp32', None)
     cfg.test_dataloader.dataset.pipeline[1].update(edge='long')
     with pytest.raises(ValueError, match='one ResizeEdge of the short side and a CenterCrop'):
-        describe(classifier, None, False, None)
+        describe(classifier, None, 'fp32', None)
 
 
 def test_logits_with_aligned_corners_are_refused(segmentor, monkeypatch):
     monkeypatch.setattr(segmentor.model.decode_head, 'align_corners', True)
     with pytest.raises(ValueError, match='align_corners=False'):
-        describe(segmentor, None, False, None)
+        describe(segmentor, None, 'fp32', None)
 
 
 @pytest.mark.parametrize(
@@ -134,24 +136,24 @@ def test_pipelines_of_another_kind_are_refused(step, detector, monkeypatch):
     cfg.test_dataloader.dataset.pipeline[1] = step
     monkeypatch.setattr(detector.model, 'cfg', cfg)
     with pytest.raises(ValueError, match='one Resize to a scale, with a Pad or without'):
-        describe(detector, 'boxes', False, (64, 512))
+        describe(detector, 'boxes', 'fp32', (64, 512))
 
 
 def test_unknown_decoding_and_nms_are_refused(detector, monkeypatch):
     with pytest.raises(ValueError, match='decode of detection is one of boxes, nms, raw'):
-        describe(detector, 'soft', False, None)
+        describe(detector, 'soft', 'fp32', None)
     monkeypatch.setitem(detector.model.test_cfg, 'nms', dict(type='soft_nms', iou_threshold=0.5))
     with pytest.raises(ValueError, match='class-wise greedy NMS'):
-        describe(detector, 'boxes', False, None)
+        describe(detector, 'boxes', 'fp32', None)
     monkeypatch.setitem(detector.model.test_cfg, 'nms', dict(type='nms', iou_threshold=0.5))
     monkeypatch.setitem(detector.model.test_cfg, 'min_bbox_size', 4)
     with pytest.raises(ValueError, match='min_bbox_size but 0'):
-        describe(detector, 'boxes', False, None)
+        describe(detector, 'boxes', 'fp32', None)
     monkeypatch.delitem(detector.model.test_cfg, 'min_bbox_size')
     monkeypatch.delitem(detector.model.test_cfg, 'max_per_img')
-    assert describe(detector, 'boxes', False, None)['max_per_img'] is None  # as YOLOX has it
+    assert describe(detector, 'boxes', 'fp32', None)['max_per_img'] is None  # as YOLOX has it
     with pytest.raises(ValueError, match='model.test_cfg.max_per_img=300'):
-        describe(detector, 'nms', False, None)
+        describe(detector, 'nms', 'fp32', None)
     monkeypatch.delitem(detector.model.test_cfg, 'nms')
     with pytest.raises(ValueError, match='class-wise greedy NMS, but the config has None'):
-        describe(detector, 'boxes', False, None)
+        describe(detector, 'boxes', 'fp32', None)
