@@ -276,17 +276,6 @@ def test_a_size_without_a_file_of_its_own():
     assert len(maps) == 4
 
 
-def test_readme_shows_a_config_that_builds(tmp_path):
-    leaf = config_in(ROOT / 'README.md', tmp_path)
-    leaf.write_text(leaf.read_text().replace("'cat', 'dog'", "'a', 'b', 'c', 'd', 'e'"))
-    cfg = Config.fromfile(leaf)
-    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-        assert loader.dataset.metainfo.to_dict() == {'classes': ('a', 'b', 'c', 'd', 'e')}
-        assert loader.dataset.data_root == '/data/pets/'
-    assert cfg.val_evaluator.ann_file == cfg.test_evaluator.ann_file == '/data/pets/val.json'
-    assert build(cfg).bbox_head.num_classes == 2
-
-
 def test_readme_shows_options_that_build():
     """Each command with `--cfg-options`: the options are accepted, and maps fit the head."""
     commands = (MASK2FORMER / 'README.md').read_text().replace('\\\n', ' ').splitlines()

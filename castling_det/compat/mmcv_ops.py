@@ -316,9 +316,9 @@ def deform_conv_forward(
 def deform_conv_backward_input(
     input: Tensor,
     offset: Tensor,
-    grad_output: Tensor,
-    grad_input: Tensor,
-    grad_offset: Tensor,
+    gradOutput: Tensor,
+    gradInput: Tensor,
+    gradOffset: Tensor,
     weight: Tensor,
     columns: Tensor,
     kW: int,
@@ -338,16 +338,16 @@ def deform_conv_backward_input(
     with torch.enable_grad():
         inputs = [_in_full_precision(x).detach().requires_grad_() for x in (input, offset)]
         output = _deform_conv(*inputs, weight, *geometry)
-    grads = torch.autograd.grad(output, inputs, grad_output.to(output.dtype))
-    grad_input.copy_(grads[0])
-    grad_offset.copy_(grads[1])
+    grads = torch.autograd.grad(output, inputs, gradOutput.to(output.dtype))
+    gradInput.copy_(grads[0])
+    gradOffset.copy_(grads[1])
 
 
 def deform_conv_backward_parameters(
     input: Tensor,
     offset: Tensor,
-    grad_output: Tensor,
-    grad_weight: Tensor,
+    gradOutput: Tensor,
+    gradWeight: Tensor,
     columns: Tensor,
     ones: Tensor,
     kW: int,
@@ -363,13 +363,13 @@ def deform_conv_backward_parameters(
     scale: float,
     im2col_step: int,
 ) -> None:
-    """Gradient of ``deform_conv_forward`` by the weight, times ``scale``, added to grad_weight."""
+    """Gradient of ``deform_conv_forward`` by the weight, times ``scale``, added to gradWeight."""
     geometry = ((dH, dW), (padH, padW), (dilationH, dilationW))
     with torch.enable_grad():
-        weight = torch.zeros_like(grad_weight, dtype=_in_full_precision(input).dtype)
+        weight = torch.zeros_like(gradWeight, dtype=_in_full_precision(input).dtype)
         output = _deform_conv(input, offset, weight.requires_grad_(), *geometry)
-    (grad,) = torch.autograd.grad(output, weight, grad_output.to(output.dtype))
-    grad_weight += scale * grad
+    (grad,) = torch.autograd.grad(output, weight, gradOutput.to(output.dtype))
+    gradWeight += scale * grad
 
 
 STAND_INS = (

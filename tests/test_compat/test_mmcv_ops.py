@@ -635,9 +635,9 @@ def test_import_logs_one_line(monkeypatch):
 
 
 def test_unknown_op_fails_when_called(stand_in):
-    assert hasattr(stand_in, 'deform_conv_forward')
-    with pytest.raises(NotImplementedError, match="'deform_conv_forward'.*MMCV_WITH_OPS=1"):
-        stand_in.deform_conv_forward(torch.zeros(1), groups=1)
+    assert hasattr(stand_in, 'carafe_forward')
+    with pytest.raises(NotImplementedError, match="'carafe_forward'.*MMCV_WITH_OPS=1"):
+        stand_in.carafe_forward(torch.zeros(1), scale_factor=2)
     assert not hasattr(stand_in, '__wrapped__')
 
 

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from collections import OrderedDict
 
 import pytest
 from mmengine.logging import MMLogger, print_log
@@ -10,8 +11,9 @@ from castling_det.engine.console import quiet_console
 
 
 @pytest.fixture
-def said(tmp_path, capsys):
-    """What a run says on the console and in its log file."""
+def said(tmp_path, capsys, monkeypatch):
+    """What a run says on the console and in its log file; other tests' loggers are not there."""
+    monkeypatch.setattr(MMLogger, '_instance_dict', OrderedDict())
 
     def said(level: str = 'INFO') -> tuple[str, str]:
         with quiet_console():
@@ -31,8 +33,6 @@ def said(tmp_path, capsys):
             print(' Average Precision  (AP) @[ IoU=0.50:0.95 ] = 0.4')
             warnings.warn('faster_coco_eval is not installed', stacklevel=1)
             warnings.warn('of the user', DeprecationWarning, stacklevel=1)
-        for name in ('early', 'run'):
-            MMLogger._instance_dict.pop(name, None)
         shown = capsys.readouterr()
         return shown.out + shown.err, (tmp_path / 'log').read_text()
 

@@ -69,7 +69,3 @@ def test_other_segmentors_are_refused(segmentor, monkeypatch):
         patch.setattr(model.data_preprocessor, 'test_cfg', dict(size=(64, 64)))
         with pytest.raises(ValueError, match='test_cfg has no size_divisor'):
             SegmentorGraph(model, True)
-    with monkeypatch.context() as patch:
-        patch.setattr(model.data_preprocessor, '_channel_conversion', False)
-        with pytest.raises(ValueError, match='bgr_to_rgb=True'):
-            SegmentorGraph(model, True)
