@@ -7,10 +7,13 @@ Beside it stands run_onnx.py, which runs it without torch: see docs/shipping.md.
 
 import argparse
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from castling_det.engine.cli import add_config_arguments, errors_in_one_sentence, load_config
+from castling_det.errors import InputError
+from castling_det.export.agreement import Agreement
 from castling_det.export.metadata import DECODES
 from castling_det.inference.trained_model import TrainedModel
 
@@ -57,20 +60,26 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def exporter(args: argparse.Namespace) -> Callable[..., Agreement]:
+    """What writes the file; its libraries take seconds to import, and may be missing."""
+    if args.format == 'torch':
+        from castling_det.export.program import export_program
+
+        return export_program
+    try:
+        from castling_det.export.onnx_file import export_onnx
+    except ImportError as error:
+        raise InputError(str(error)) from error
+    return partial(export_onnx, calibrate=args.calibrate)
+
+
 def main() -> None:
     args = parse_args()
-    if args.format == 'torch':
-        from castling_det.export.program import export_program as export
-    else:
-        try:
-            from castling_det.export.onnx_file import export_onnx
-        except ImportError as error:
-            raise SystemExit(f'error: {error}') from error
-        export = partial(export_onnx, calibrate=args.calibrate)
     # It warns of torchvision, which may be missing and of which nothing is used.
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)
     with errors_in_one_sentence():
         print(f'Exporting {args.checkpoint}: some seconds, of a large model minutes', flush=True)
+        export = exporter(args)
         model = TrainedModel(load_config(args.config, args.cfg_options), args.checkpoint)
         agreement = export(model, args.out, args.decode, args.precision, args.shape)
     print(f'File: {args.out}, {args.out.stat().st_size / 2**20:.1f} MiB')
