@@ -40,6 +40,7 @@ EXTRAS = {
         'pytest-xdist>=3.6',
         'ruff>=0.12',
         'setuptools>=77',
+        'tensorboard>=2.15',
         'transformers>=4.56,<5',  # mmpretrain cannot be imported beside transformers 5
     ],
 }
