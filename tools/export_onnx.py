@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
         type=int,
         default=128,
         metavar='N',
-        help='training images that the ranges of int8 come from; default: %(default)s',
+        help='training images that the ranges of --int8 come from; default: %(default)s',
     )
     parser.add_argument(
         '--shape',
@@ -56,6 +56,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.int8 and args.format == 'torch':
         parser.error('--int8 makes an ONNX file: leave out --format torch')
+    if args.calibrate < 1:
+        parser.error('--calibrate is at least 1')
     args.precision = 'fp16' if args.half else 'int8' if args.int8 else 'fp32'
     return args
 

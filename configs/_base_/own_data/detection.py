@@ -4,7 +4,7 @@ Size, classes, files and epochs stand in the file that it writes. From random we
 the lower end of those that were as good as the best on blood cells (docs/studies/castling-detection.md).
 """
 
-_base_ = '../runtimes/detection.py'
+_base_ = ['../runtimes/detection.py', './training.py']
 
 # What a LeViT takes besides; its sizes are the leaf's too.
 multi_scale = dict(type='BatchSyncRandomResize', size_divisor=32, interval=1)
@@ -28,34 +28,12 @@ test_after = [
 
 train_dataloader = dict(
     batch_size=8,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(type='CocoDataset', filter_cfg=dict(filter_empty_gt=True, min_size=32)),
 )
-val_dataloader = dict(
-    batch_size=8,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='CocoDataset', test_mode=True),
-)
+val_dataloader = dict(batch_size=8, dataset=dict(type='CocoDataset', test_mode=True))
 test_dataloader = val_dataloader
 val_evaluator = dict(type='CocoMetric', metric='bbox')
 test_evaluator = val_evaluator
 
-train_cfg = dict(type='EpochBasedTrainLoop')
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
-param_scheduler = [  # to the end of the training where no `end` is said
-    dict(type='LinearLR', start_factor=0.1, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', eta_min_ratio=0.01, convert_to_iter_based=True),
-]
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=0.004, weight_decay=0.025),
-    paramwise_cfg=dict(
-        norm_decay_mult=0, bias_decay_mult=0, custom_keys={'bias.table': dict(decay_mult=0)}
-    ),
-)
+optim_wrapper = dict(optimizer=dict(lr=0.004, weight_decay=0.025))
 auto_scale_lr = dict(base_batch_size=8)

@@ -4,7 +4,7 @@ Size, classes, folders and epochs stand in the file that it writes. From random 
 clipping are those of CamVid (docs/studies/castling-segmentation.md).
 """
 
-_base_ = '../runtimes/segmentation.py'
+_base_ = ['../runtimes/segmentation.py', './training.py']
 
 default_hooks = dict(
     logger=dict(log_metric_by_epoch=True), checkpoint=dict(by_epoch=True, interval=1)
@@ -22,43 +22,15 @@ test_before = [dict(type='LoadImageFromFile')]
 resize = dict(type='Resize', keep_ratio=False)
 test_after = [dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
 
-train_dataloader = dict(
-    batch_size=4,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='BaseSegDataset'),
-)
-val_dataloader = dict(
-    batch_size=4,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='BaseSegDataset', test_mode=True),
-)
+train_dataloader = dict(batch_size=4, dataset=dict(type='BaseSegDataset'))
+val_dataloader = dict(batch_size=4, dataset=dict(type='BaseSegDataset', test_mode=True))
 test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
-train_cfg = dict(type='EpochBasedTrainLoop')
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
-param_scheduler = [  # to the end of the training where no `end` is said
+param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, convert_to_iter_based=True),
     dict(type='PolyLR', power=0.9, eta_min=0, convert_to_iter_based=True),
 ]
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=0.001, weight_decay=0.05),
-    paramwise_cfg=dict(
-        norm_decay_mult=0,
-        bias_decay_mult=0,
-        custom_keys={
-            'pos_embed': dict(decay_mult=0),
-            'cls_token': dict(decay_mult=0),
-            'bias.table': dict(decay_mult=0),
-        },
-    ),
-    clip_grad=dict(max_norm=0.01, norm_type=2),
-)
+optim_wrapper = dict(clip_grad=dict(max_norm=0.01, norm_type=2))
 auto_scale_lr = dict(base_batch_size=4)

@@ -3,11 +3,10 @@
 AdamW; the lr is 0.75 times smaller from block to block towards the input, and 10 times larger in the neck and the head.
 """
 
-max_epochs = 9
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
+_base_ = './coco_36e.py'
 
+max_epochs = 9
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),
     dict(
@@ -15,12 +14,9 @@ param_scheduler = [
     ),
 ]
 optim_wrapper = dict(
-    type='OptimWrapper',
-    constructor='LayerDecayOptimWrapperConstructor',
-    optimizer=dict(type='AdamW', lr=0.0001, weight_decay=0.05),
     paramwise_cfg=dict(
         layer_decay_rate=0.75,
         custom_keys={'neck': dict(lr_mult=10), 'bbox_head': dict(lr_mult=10)},
-    ),
+    )
 )
 auto_scale_lr = dict(base_batch_size=8)
