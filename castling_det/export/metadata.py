@@ -24,14 +24,33 @@ INTERPOLATIONS = ('bilinear', 'bicubic')
 BACKENDS = ('cv2', 'pillow')  # mmcv's names of the libraries that resize
 
 
+def decode_of(trained: TrainedModel, decode: str | None) -> str:
+    """How far the file of a model goes, which must be one of its task's ``DECODES``.
+
+    Args:
+        trained (TrainedModel): With its whole config.
+        decode (str, optional): What is asked for. Defaults to the task's first; logits of a
+            segmentor in sliding windows, as those are what is averaged.
+
+    Raises:
+        InputError: If files of this model do not go so far.
+    """
+    task, possible = task_of(trained.model.cfg), DECODES[task_of(trained.model.cfg)]
+    if task == 'segmentation' and trained.model.test_cfg.mode == 'slide':
+        task, possible = 'segmentation in sliding windows', ('raw',)
+    if decode not in (None, *possible):
+        raise InputError(f'decode of {task} is one of {", ".join(possible)}, not {decode!r}')
+    return decode or possible[0]
+
+
 def describe(
-    trained: TrainedModel, decode: str | None, precision: str, shape: tuple[int, int] | None
+    trained: TrainedModel, decode: str, precision: str, shape: tuple[int, int] | None
 ) -> dict[str, Any]:
     """Collect it, as json can hold it.
 
     Args:
         trained (TrainedModel): With its whole config.
-        decode (str, optional): Of ``DECODES``, how far the file goes; the first if None.
+        decode (str): See :func:`decode_of`.
         precision (str): Of its network, 'fp32', 'fp16' or 'int8'.
         shape (tuple[int, int], optional): Height and width that images are resized to, or that are
             cut out of them, which then are larger in proportion. Defaults to the test pipeline's.
@@ -40,9 +59,6 @@ def describe(
         InputError: If the runtime could not do what the config's test does.
     """
     task = task_of(trained.model.cfg)
-    decode = decode or DECODES[task][0]
-    if decode not in DECODES[task]:
-        raise InputError(f'decode of {task} is one of {", ".join(DECODES[task])}, not {decode!r}')
     cfg, preprocessor = trained.model.cfg, trained.model.data_preprocessor
     takes_rgb, mean, std = normalisation(preprocessor)
     described = dict(
@@ -62,9 +78,36 @@ def describe(
     )
     if task == 'detection':
         return described | _suppression(trained.model.test_cfg, decode)
-    if task == 'segmentation' and trained.model.decode_head.align_corners:
-        raise InputError('run_onnx.py interpolates logits as with align_corners=False')
+    if task == 'segmentation':
+        return described | _windows(trained.model)
     return described
+
+
+def _windows(segmentor: nn.Module) -> dict[str, Any]:
+    """The sliding windows of a segmentor, if its test takes them.
+
+    Returns:
+        dict: ``window`` and ``stride``, each height and width, or None; and ``pad_colour``, R, G, B
+        of what an image is padded with to a multiple of ``pad_size_divisor`` before.
+    """
+    if segmentor.decode_head.align_corners:
+        raise InputError('run_onnx.py interpolates logits as with align_corners=False')
+    test_cfg, preprocessor = segmentor.test_cfg, segmentor.data_preprocessor
+    if test_cfg.mode == 'whole':
+        return dict(window=None, stride=None, pad_colour=None)
+    divisor, window = _pad_size_divisor(preprocessor), list(test_cfg.crop_size)
+    if any(side % divisor for side in window):
+        raise InputError(
+            f'windows are cut out of an image padded to multiples of {divisor} px: let both sides '
+            f'of model.test_cfg.crop_size {window} be such'
+        )
+    takes_rgb, mean, std = normalisation(preprocessor)
+    colour = [m + preprocessor.pad_val * s for m, s in zip(mean, std, strict=True)]
+    return dict(
+        window=window,
+        stride=list(test_cfg.stride),
+        pad_colour=colour if takes_rgb else colour[::-1],
+    )
 
 
 def _pad_size_divisor(preprocessor: nn.Module) -> int:

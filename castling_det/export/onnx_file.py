@@ -12,7 +12,7 @@ from castling_det.export.agreement import Agreement, Run, blurred_noise, check
 from castling_det.export.build import graphs
 from castling_det.export.detector_graph import DetectorGraph
 from castling_det.export.graph import EXAMPLE_SHAPE, Graph
-from castling_det.export.metadata import describe
+from castling_det.export.metadata import decode_of, describe
 from castling_det.export.onnx_model import onnx, session, write
 from castling_det.export.onnx_tail import append_tail
 from castling_det.export.quantization import calibration_images, quantised
@@ -39,8 +39,8 @@ def export_onnx(
         decode (str, optional): Of a detector 'raw' maps of the head, 'boxes' and scores of all
             cells (default), or the best after class-wise 'nms' in the graph: ``(B, max_per_img)``,
             unused places with score 0 and label -1. Of a segmentor 'labels' ``(B, H, W)`` (default)
-            or 'raw' logits ``(B, classes, H, W)``, both as large as the image. Of a classifier
-            'scores' ``(B, classes)`` (default) or 'raw' logits.
+            or 'raw' logits ``(B, classes, H, W)``, both as large as the image; in sliding windows
+            logits alone. Of a classifier 'scores' ``(B, classes)`` (default) or 'raw' logits.
         precision (str): 'fp16' has weights and activations in float16; the image, normalisation,
             the norms and sums of linear-angular attention, scores and decoding in float32. 'int8'
             has the inputs and weights of convolutions and linear layers in int8, all else in
@@ -59,14 +59,12 @@ def export_onnx(
     """
     if out.is_dir():
         raise InputError(f'--out {out} is a folder: give the name of a file')
-    is_half = precision == 'fp16'
-    trained, shipped = graphs(
-        trained_model.model, decode != 'raw', is_half
-    )  # refuses what it can not
+    decode, is_half = decode_of(trained_model, decode), precision == 'fp16'
+    trained, shipped = graphs(trained_model.model, decode != 'raw', is_half)
     metadata = describe(trained_model, decode, precision, shape)
     has_tail = isinstance(shipped, DetectorGraph) and shipped.decodes
     model = to_onnx(shipped, prefix='all_' if has_tail else '')
-    images = blurred_noise(metadata['input_size'])
+    images = blurred_noise(metadata.get('window') or metadata['input_size'])
     if precision == 'int8':
         photos = list(calibration_images(trained_model, metadata['input_size'], calibrate))
         model = quantised(model, photos)

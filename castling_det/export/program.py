@@ -12,7 +12,7 @@ from castling_det.errors import InputError
 from castling_det.export.agreement import Agreement, blurred_noise, check
 from castling_det.export.build import graphs
 from castling_det.export.graph import EXAMPLE_SHAPE, OPEN, trace
-from castling_det.export.metadata import describe
+from castling_det.export.metadata import decode_of, describe
 from castling_det.inference.trained_model import TrainedModel
 
 
@@ -48,6 +48,7 @@ def export_program(
         raise InputError('only detectors become programs of torch: leave out --format torch')
     if decode == 'nms':
         raise InputError('NMS has no operator in torch: export a program with raw outputs or boxes')
+    decode = decode_of(detector, decode)
     metadata = describe(detector, decode, precision, shape)
     trained, shipped = graphs(detector.model, decode != 'raw', precision == 'fp16')
     if min(metadata['input_size']) <= max(shipped.strides):

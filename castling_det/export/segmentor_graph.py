@@ -14,13 +14,15 @@ from castling_det.export.graph import Graph
 class SegmentorGraph(Graph):
     """RGB pixels to the logits of an :class:`EncoderDecoder`, or to its label map.
 
+    It takes an image as a whole. Where the config's test takes sliding windows, it is the graph of
+    one window, and ``run_onnx.py`` averages their logits.
+
     Args:
         segmentor (EncoderDecoder): In eval mode; it is not copied.
         decodes (bool): The label map, or the logits.
 
     Raises:
-        InputError: If the model is another one, or predicts in sliding windows, or if images are
-            padded to a fixed size, or not normalised as RGB.
+        InputError: If the model is another one, or if images are padded to a fixed size.
     """
 
     task = 'segmentation'
@@ -38,11 +40,6 @@ class SegmentorGraph(Graph):
             )
         if head.out_channels == 1:
             raise InputError('a head with out_channels=1 is not exported: take out_channels=2')
-        if segmentor.test_cfg.mode != 'whole':
-            raise InputError(
-                "files take images as a whole, but the config's test takes sliding windows: pass "
-                '--cfg-options model.test_cfg.mode=whole'
-            )
         padding = segmentor.data_preprocessor.test_cfg or dict(size_divisor=1)
         if 'size_divisor' not in padding:
             raise InputError(

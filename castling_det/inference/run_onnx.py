@@ -82,7 +82,15 @@ class OnnxModel:
         return int(height * factor + 0.5), int(width * factor + 0.5)
 
     def _run(self, image: ndarray) -> list[ndarray]:
-        """Outputs for an image ``(H, W, 3)``, resized and padded or cut as the file wants it."""
+        """Outputs for an image ``(H, W, 3)``."""
+        return self._outputs(self._pixels(image))
+
+    def _outputs(self, pixels: ndarray) -> list[ndarray]:
+        outputs = self.session.run(None, {'image': pixels.transpose(2, 0, 1)[None]})
+        return [output[0] for output in outputs]
+
+    def _pixels(self, image: ndarray) -> ndarray:
+        """An image ``(H, W, 3)``, resized and padded or cut as the file wants it, float32."""
         size = self.input_size(*image.shape[:2])
         backend = self.metadata.get('backend', 'cv2')
         pixels = resize(image, *size, self.metadata['interpolation'], backend)
@@ -90,8 +98,7 @@ class OnnxModel:
             pixels = center(pixels, *self.metadata['input_size'])
         if self.metadata.get('pad_size') is not None:
             pixels = pad(pixels, *self.metadata['pad_size'], self.metadata['pad_value'])
-        outputs = self.session.run(None, {'image': pixels.transpose(2, 0, 1)[None]})
-        return [output[0] for output in outputs]
+        return pixels
 
 
 class Detections(NamedTuple):
@@ -147,7 +154,8 @@ class OnnxSegmentor(OnnxModel):
         """Segment.
 
         Where the file's size is not the image's, the logits of ``--decode raw`` are interpolated,
-        as in training and tests; of ``--decode labels`` each pixel takes the nearest label.
+        as in training and tests; of ``--decode labels`` each pixel takes the nearest label. Logits
+        of sliding windows are averaged where they overlap.
 
         Args:
             image (Image | ndarray): A picture, turned as its EXIF data say, or RGB values
@@ -166,6 +174,32 @@ class OnnxSegmentor(OnnxModel):
             for n, size in zip((height, width), output.shape, strict=True)
         )
         return output[rows[:, None], cols]
+
+    def _run(self, image: ndarray) -> list[ndarray]:
+        """The file's output for the image, or in windows logits ``(classes, H, W)``."""
+        if self.metadata.get('window') is None:
+            return super()._run(image)
+        pixels = self._pixels(image)
+        height, width = pixels.shape[:2]
+        divisor = self.metadata['pad_size_divisor']
+        padded = (-(-side // divisor) * divisor for side in (height, width))
+        pixels = pad(pixels, *padded, np.array(self.metadata['pad_colour'], np.float32))
+        logits = np.zeros((len(self.classes), *pixels.shape[:2]), np.float32)
+        times = np.zeros(pixels.shape[:2], np.float32)
+        for rows in self._windows(pixels, 0):
+            for cols in self._windows(pixels, 1):
+                (seen,) = self._outputs(pixels[rows, cols])
+                logits[:, rows, cols] += seen
+                times[rows, cols] += 1
+        return [(logits / times)[:, :height, :width]]
+
+    def _windows(self, pixels: ndarray, axis: int) -> list[slice]:
+        """Where the windows lie along an axis; the last ones end where the image does."""
+        side = pixels.shape[axis]
+        window, stride = (self.metadata[key][axis] for key in ('window', 'stride'))
+        window = min(window, side)
+        starts = [*range(0, side - window, stride), side - window]
+        return [slice(start, start + window) for start in starts]
 
 
 class OnnxClassifier(OnnxModel):
@@ -318,10 +352,12 @@ def center(image: ndarray, height: int, width: int) -> ndarray:
     return image[top : top + height, left : left + width]
 
 
-def pad(image: ndarray, height: int, width: int, value: float) -> ndarray:
-    """An image ``(h, w, 3)`` with pixels of one value below and right of it."""
-    bottom, right = max(0, height - image.shape[0]), max(0, width - image.shape[1])
-    return np.pad(image, ((0, bottom), (0, right), (0, 0)), constant_values=value)
+def pad(image: ndarray, height: int, width: int, value: float | ndarray) -> ndarray:
+    """An image ``(h, w, 3)`` with pixels of one value, or colour, below and right of it."""
+    padded = np.empty((max(height, image.shape[0]), max(width, image.shape[1]), 3), image.dtype)
+    padded[...] = value
+    padded[: image.shape[0], : image.shape[1]] = image
+    return padded
 
 
 def _interpolate(image: ndarray, height: int, width: int, interpolation: str) -> ndarray:

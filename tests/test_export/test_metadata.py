@@ -8,7 +8,7 @@ import pytest
 from mmcv.transforms import Compose
 
 import castling_det
-from castling_det.export.metadata import describe
+from castling_det.export.metadata import decode_of, describe
 from castling_det.inference.run_onnx import OnnxDetector
 
 
@@ -26,16 +26,18 @@ def test_metadata_say_what_the_runtime_needs(detector):
 
 
 def test_metadata_of_a_segmentor_say_nothing_of_boxes(segmentor, detector):
-    metadata = describe(segmentor, None, 'fp32', None)
+    metadata = describe(segmentor, 'labels', 'fp32', None)
     assert (metadata['task'], metadata['decode']) == ('segmentation', 'labels')
     assert metadata['classes'][:2] == ['ground', 'disk']
     assert metadata['palette'][0] == [120, 100, 80]
     assert (metadata['input_size'], metadata['interpolation']) == ([64, 512], 'bilinear')
     assert metadata['pad_size_divisor'] == 64
     of_boxes = {'score_thr', 'iou_threshold', 'max_per_img'}
-    assert describe(detector, None, 'fp32', None).keys() - metadata.keys() == of_boxes
+    of_windows = {'window', 'stride', 'pad_colour'}
+    others = describe(detector, 'boxes', 'fp32', None).keys()
+    assert others - metadata.keys() == of_boxes and metadata.keys() - others == of_windows
     with pytest.raises(ValueError, match='decode of segmentation is one of labels, raw'):
-        describe(segmentor, 'nms', 'fp32', None)
+        decode_of(segmentor, 'nms')
 
 
 def test_interpolation_is_that_of_the_test(detector, monkeypatch):
@@ -47,16 +49,17 @@ def test_interpolation_is_that_of_the_test(detector, monkeypatch):
     )  # mmcv's default
 
 
-@pytest.mark.parametrize('name', ['detector', 'segmentor'])
-def test_sides_of_images_that_keep_their_proportions(name, request, monkeypatch):
+@pytest.mark.parametrize(('name', 'decode'), [('detector', 'boxes'), ('segmentor', 'labels')])
+def test_sides_of_images_that_keep_their_proportions(name, decode, request, monkeypatch):
     trained = request.getfixturevalue(name)
-    assert describe(trained, None, 'fp32', None)['most_sides'] is None
+    assert decode_of(trained, None) == decode
+    assert describe(trained, decode, 'fp32', None)['most_sides'] is None
     cfg = deepcopy(trained.model.cfg)
     cfg.test_dataloader.dataset.pipeline[1].update(scale=(640, 200), keep_ratio=True)
     monkeypatch.setattr(trained.model, 'cfg', cfg)
-    metadata = describe(trained, None, 'fp32', None)
+    metadata = describe(trained, decode, 'fp32', None)
     assert metadata['most_sides'] == metadata['input_size'] == [200, 640]
-    fixed = describe(trained, None, 'fp32', (64, 96))
+    fixed = describe(trained, decode, 'fp32', (64, 96))
     assert (fixed['most_sides'], fixed['input_size']) == (None, [64, 96])
 
 
@@ -73,10 +76,10 @@ def test_images_are_padded_as_in_the_test(scale, pad, detector, monkeypatch, pix
     steps = [dict(type='Resize', scale=scale, keep_ratio=True), dict(type='Pad', **pad)]
     cfg.test_dataloader.dataset.pipeline[1:2] = steps
     monkeypatch.setattr(detector.model, 'cfg', cfg)
-    metadata = describe(detector, None, 'fp32', None)
+    metadata = describe(detector, 'boxes', 'fp32', None)
     assert metadata['most_sides'] == sorted(scale) and metadata['pad_value'] == 114
     assert metadata['input_size'] == metadata['pad_size'] == [*pad.get('size', scale)[::-1]]
-    assert describe(detector, None, 'fp32', (64, 96))['pad_size'] is None
+    assert describe(detector, 'boxes', 'fp32', (64, 96))['pad_size'] is None
     (image,) = pixels(1, 90, 131)
     seen = []
     session = SimpleNamespace(run=lambda _, inputs: seen.append(inputs['image']) or [])
@@ -88,7 +91,7 @@ def test_images_are_padded_as_in_the_test(scale, pad, detector, monkeypatch, pix
     assert np.array_equal(seen[0][0].transpose(1, 2, 0), bgr[..., ::-1])
     cfg.test_dataloader.dataset.pipeline[2]['pad_val'] = dict(img=(1, 2, 3))
     with pytest.raises(ValueError, match='pads to a size, or to a square, by one number'):
-        describe(detector, None, 'fp32', None)
+        describe(detector, 'boxes', 'fp32', None)
 
 
 def _without_type(step):
@@ -96,7 +99,7 @@ def _without_type(step):
 
 
 def test_metadata_of_a_classifier_say_what_is_cut_out_of_an_image(classifier, monkeypatch):
-    metadata = describe(classifier, None, 'fp32', None)
+    metadata = describe(classifier, 'scores', 'fp32', None)
     assert (metadata['task'], metadata['decode']) == ('classification', 'scores')
     assert metadata['classes'] == ['daisy', 'dandelion', 'roses', 'sunflowers', 'tulips']
     assert (metadata['short_side'], metadata['input_size']) == (64, [48, 48])
@@ -106,19 +109,19 @@ def test_metadata_of_a_classifier_say_what_is_cut_out_of_an_image(classifier, mo
     cfg = deepcopy(classifier.model.cfg)
     monkeypatch.setattr(classifier.model, 'cfg', cfg)
     cfg.test_dataloader.dataset.pipeline[1].update(backend='pillow')
-    assert describe(classifier, None, 'fp32', None)['backend'] == 'pillow'
+    assert describe(classifier, 'scores', 'fp32', None)['backend'] == 'pillow'
     cfg.test_dataloader.dataset.pipeline[2].crop_size = 65
     with pytest.raises(ValueError, match='CenterCrop is larger than what ResizeEdge gives'):
-        describe(classifier, None, 'fp32', None)
+        describe(classifier, 'scores', 'fp32', None)
     cfg.test_dataloader.dataset.pipeline[1].update(edge='long')
     with pytest.raises(ValueError, match='one ResizeEdge of the short side and a CenterCrop'):
-        describe(classifier, None, 'fp32', None)
+        describe(classifier, 'scores', 'fp32', None)
 
 
 def test_logits_with_aligned_corners_are_refused(segmentor, monkeypatch):
     monkeypatch.setattr(segmentor.model.decode_head, 'align_corners', True)
     with pytest.raises(ValueError, match='align_corners=False'):
-        describe(segmentor, None, 'fp32', None)
+        describe(segmentor, 'labels', 'fp32', None)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +144,7 @@ def test_pipelines_of_another_kind_are_refused(step, detector, monkeypatch):
 
 def test_unknown_decoding_and_nms_are_refused(detector, monkeypatch):
     with pytest.raises(ValueError, match='decode of detection is one of boxes, nms, raw'):
-        describe(detector, 'soft', 'fp32', None)
+        decode_of(detector, 'soft')
     monkeypatch.setitem(detector.model.test_cfg, 'nms', dict(type='soft_nms', iou_threshold=0.5))
     with pytest.raises(ValueError, match='class-wise greedy NMS'):
         describe(detector, 'boxes', 'fp32', None)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
 from mmseg.structures import SegDataSample
 from torch import nn
 
@@ -53,10 +52,6 @@ def test_half_gives_logits_of_float32(name, pixels, request):
 
 def test_other_segmentors_are_refused(segmentor, monkeypatch):
     model = segmentor.model
-    with monkeypatch.context() as patch:
-        patch.setattr(model, 'test_cfg', ConfigDict(mode='slide'))
-        with pytest.raises(ValueError, match='model.test_cfg.mode=whole'):
-            SegmentorGraph(model, True)
     with monkeypatch.context() as patch:
         patch.setattr(type(model.decode_head), 'predict', lambda: None)
         with pytest.raises(ValueError, match='only segmentors with Mask2Former, or whose head'):
