@@ -80,7 +80,7 @@ def test_export(call, leaf, tmp_path, monkeypatch):
     """Up to the graph; what torch makes of it knows no config."""
 
     def export(trained, out, decode, precision, shape, calibrate):
-        described.update(describe(trained, decode, precision, shape))
+        described.update(describe(trained, decode or 'boxes', precision, shape))
         graphs(trained.model, True, half=False)
         out.touch()
 

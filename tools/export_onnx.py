@@ -7,15 +7,15 @@ Beside it stands run_onnx.py, which runs it without torch: see docs/shipping.md.
 
 import argparse
 import logging
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from castling_det.engine.cli import add_config_arguments, errors_in_one_sentence, load_config
 from castling_det.errors import InputError
-from castling_det.export.agreement import Agreement
-from castling_det.export.metadata import DECODES
-from castling_det.inference.trained_model import TrainedModel
+
+if TYPE_CHECKING:
+    from castling_det.export.agreement import Agreement
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, required=True, help='file to write')
     parser.add_argument(
         '--decode',
-        choices=sorted({decode for decodes in DECODES.values() for decode in decodes}),
+        choices=['boxes', 'labels', 'nms', 'raw', 'scores'],
         help="the head's maps, raw; of a detector the boxes and scores of all cells (default), or "
         'what NMS leaves of them; of a segmentor the labels, of a classifier the scores (default)',
     )
@@ -62,28 +62,31 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def exporter(args: argparse.Namespace) -> Callable[..., Agreement]:
-    """What writes the file; its libraries take seconds to import, and may be missing."""
+def export(args: argparse.Namespace) -> 'Agreement':
+    """Write the file. The libraries that it takes are read late: they speak, and may be missing."""
+    cfg = load_config(args.config, args.cfg_options)
+    print(f'Reading {args.checkpoint}', flush=True)
     if args.format == 'torch':
-        from castling_det.export.program import export_program
+        from castling_det.export.program import export_program as write
+    else:
+        try:
+            from castling_det.export.onnx_file import export_onnx
+        except ImportError as error:
+            raise InputError(str(error)) from error
+        write = partial(export_onnx, calibrate=args.calibrate)
+    from castling_det.inference.trained_model import TrainedModel
 
-        return export_program
-    try:
-        from castling_det.export.onnx_file import export_onnx
-    except ImportError as error:
-        raise InputError(str(error)) from error
-    return partial(export_onnx, calibrate=args.calibrate)
+    model = TrainedModel(cfg, args.checkpoint)
+    return write(model, args.out, args.decode, args.precision, args.shape)
 
 
 def main() -> None:
     args = parse_args()
-    # It warns of torchvision, which may be missing and of which nothing is used.
-    logging.getLogger('torch.onnx').setLevel(logging.ERROR)
+    # They warn of torchvision, which nothing here is exported of, and of what they leave as it is.
+    for name in ('torch.onnx', 'onnxscript'):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with errors_in_one_sentence():
-        print(f'Exporting {args.checkpoint}: some seconds, of a large model minutes', flush=True)
-        export = exporter(args)
-        model = TrainedModel(load_config(args.config, args.cfg_options), args.checkpoint)
-        agreement = export(model, args.out, args.decode, args.precision, args.shape)
+        agreement = export(args)
     print(f'File: {args.out}, {args.out.stat().st_size / 2**20:.1f} MiB')
     images = 'training images' if args.int8 else 'noise'
     print(f'Its worst error on {images}, against the checkpoint in float64: {agreement}')

@@ -31,13 +31,13 @@ class StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return ModuleSpec(fullname, self, origin=__file__)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Fill the new module and say so in the log."""
+        """Fill the new module and say so to those who debug; a use of what is missing is an error."""
         from .mmcv_ops import STAND_INS, op_without_stand_in
 
         for stand_in in STAND_INS:
             setattr(module, stand_in.__name__, stand_in)
         module.__getattr__ = op_without_stand_in
-        MMLogger.get_current_instance().info(
+        MMLogger.get_current_instance().debug(
             f'{EXTENSION} is not compiled: castling_det stands in for '
             f'{", ".join(stand_in.__name__ for stand_in in STAND_INS)}'
         )

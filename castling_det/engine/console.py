@@ -21,12 +21,12 @@ FILE_ALONE = (
     'Saving checkpoint at ',
     'Loads checkpoint by ',
     'Distributed training is not used, all SyncBatchNorm',
-    'mmcv._ext is not compiled: castling_det stands in',
     # False alarms: of what nothing here needs, and of what the libraries do among themselves.
     'Could not import OneDL',
     'faster_coco_eval is not installed',
     'The prefix is not set in metric class ',
     'Default ``avg_non_ignore`` is False',
+    'torch.meshgrid: in an upcoming release',
     '"FileClient" will be deprecated',
     '"HardDiskBackend" is the alias of "LocalBackend"',
     # What pycocotools prints on its way.

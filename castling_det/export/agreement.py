@@ -6,7 +6,7 @@ how far that is depends on the network and on how it was trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import reduce
@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from castling_det.errors import InputError
 from castling_det.export.graph import Graph
+from castling_det.progress import tracked
 
 Run = Callable[[Tensor], Sequence[Tensor]]
 
@@ -199,18 +200,21 @@ class _Doubled(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def blurred_noise(input_size: tuple[int, int]) -> Iterator[Tensor]:
+def blurred_noise(input_size: tuple[int, int]) -> list[Tensor]:
     """Batches ``(B, 3, H, W)`` of three sizes, float32, 0 to 255, the first of ``input_size``."""
     height, width = input_size
     generator = torch.Generator().manual_seed(0)
-    for batch, size in ((1, (height, width)), (2, (height + 7, width)), (3, (97, 65))):
-        noise = torch.rand(batch, 3, 9, 9, generator=generator) * 255
-        yield F.interpolate(noise, size, mode='bicubic').clamp(0, 255)
+    noise = [torch.rand(batch, 3, 9, 9, generator=generator) * 255 for batch in (1, 2, 3)]
+    sizes = (height, width), (height + 7, width), (97, 65)
+    return [
+        F.interpolate(small, size, mode='bicubic').clamp(0, 255)
+        for small, size in zip(noise, sizes, strict=True)
+    ]
 
 
 @torch.no_grad()
 def check(
-    run: Run, trained: Graph, precision: str, images: Iterable[Tensor], out: Path
+    run: Run, trained: Graph, precision: str, images: Sequence[Tensor], out: Path
 ) -> Agreement:
     """Hold a file against the model in float64.
 
@@ -218,7 +222,7 @@ def check(
         run (Callable): Images ``(B, 3, H, W)`` to the file's outputs, before NMS.
         trained (Graph): What it comes from, in float32.
         precision (str): Of the file, 'fp32', 'fp16' or 'int8'.
-        images (Iterable[Tensor]): Batches that both are given.
+        images (Sequence[Tensor]): Batches that both are given.
         out (Path): The file's name, for the message.
 
     Returns:
@@ -229,7 +233,7 @@ def check(
     """
     kind, exact = KINDS[trained.task], deepcopy(trained).double()
     found = []
-    for image in images:
+    for image in tracked(images, len(images), 'batches compared with the model in float64'):
         with _Doubled():
             expected = kind.compared(exact, exact.undecided(image), image)
         its, own = (

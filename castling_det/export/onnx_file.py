@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from mmengine.logging import print_log
 
 from castling_det.checkpoint import atomic_write
 from castling_det.errors import InputError
@@ -62,13 +63,14 @@ def export_onnx(
     decode, is_half = decode_of(trained_model, decode), precision == 'fp16'
     trained, shipped = graphs(trained_model.model, decode != 'raw', is_half)
     metadata = describe(trained_model, decode, precision, shape)
+    print_log('Recording the network as ONNX operators', logger='current')
     has_tail = isinstance(shipped, DetectorGraph) and shipped.decodes
     model = to_onnx(shipped, prefix='all_' if has_tail else '')
     images = blurred_noise(metadata.get('window') or metadata['input_size'])
     if precision == 'int8':
         photos = list(calibration_images(trained_model, metadata['input_size'], calibrate))
         model = quantised(model, photos)
-        images = map(torch.from_numpy, photos[:COMPARED])
+        images = [torch.from_numpy(photo) for photo in photos[:COMPARED]]
     agreement = check(_onnxruntime(model), trained, precision, images, out)
     if has_tail:
         metadata |= dict(score_thr=0.0) if shipped.has_factors else {}
