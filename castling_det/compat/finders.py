@@ -31,7 +31,7 @@ class StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return ModuleSpec(fullname, self, origin=__file__)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Fill the new module and say so to those who debug; a use of what is missing is an error."""
+        """Fill the new module; the use of an operator that is missing there is an error."""
         from .mmcv_ops import STAND_INS, op_without_stand_in
 
         for stand_in in STAND_INS:

@@ -1,5 +1,6 @@
 """Several processes: on GPUs as mmengine has them, and on CPUs, which mmengine leaves out."""
 
+import atexit
 import os
 
 import torch
@@ -61,10 +62,17 @@ def start_processes(cfg: Config) -> None:
             f'--launcher {cfg.launcher} needs GPUs; tools/dist_train.sh starts CPU processes'
         )
     torch.distributed.init_process_group('gloo')
+    atexit.register(_leave_processes)
     cfg.sync_bn = None
     cfg.model_wrapper_cfg = dict(
         type='CPUDataParallel', find_unused_parameters=cfg.get('find_unused_parameters', False)
     )
+
+
+def _leave_processes() -> None:
+    """Before the interpreter ends: gloo's threads, which outlive it otherwise, can abort it."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def is_first_process() -> bool:
