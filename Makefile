@@ -15,7 +15,7 @@ DEMO_SEG = castling-segformer_levit-nano_1xb16-1200i_shapes-seg-64x512
 DEMO_SEG_CONFIG = configs/castling_seg/$(DEMO_SEG).py
 DEMO_SEG_DIR = work_dirs/$(DEMO_SEG)
 
-.PHONY: install install-dev demo demo-seg lint test tables
+.PHONY: install install-dev demo demo-seg lint test tables docs
 
 install: .venv/.installed
 install-dev: .venv/.installed-dev
@@ -50,6 +50,10 @@ demo-seg: install
 # What a new or measured config changes in the configs' READMEs.
 tables: install-dev
 	.venv/bin/python tools/studies/update_tables.py
+
+# The reference of the public names, to be opened as site/index.html.
+docs: install-dev
+	.venv/bin/python docs/reference/write.py site
 
 lint: install-dev
 	.venv/bin/python -m ruff check

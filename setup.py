@@ -35,6 +35,7 @@ EXTRAS = {
     'tensorboard': ['tensorboard>=2.15'],  # of --log-to tensorboard
     'dev': [
         'accelerate>=1.10',  # of transformers' Trainer
+        'pdoc>=16.0',  # of `make docs`
         'pre-commit>=4.0',
         'pytest>=8.4',
         'pytest-xdist>=3.6',

@@ -15,6 +15,8 @@ from torch import nn
 from castling_det.errors import InputError
 from castling_det.models.levit import CastlingLeViT
 
+__all__ = ['build_model', 'input_shape', 'softmax_twin', 'task_of']  # what is public
+
 UNKNOWN_TYPE = re.compile(r'(?P<type>\S+) is not in the \S+ registry')  # as mmengine raises it
 UNKNOWN_ARGUMENT = re.compile(  # as Python does
     r"(?P<type>\w+)\.__init__\(\) got an unexpected keyword argument '(?P<argument>\w+)'"

@@ -1,3 +1,5 @@
+"""What happens in a training over time: the ramp, measurements, checkpoints and resuming."""
+
 from .castling_hook import CastlingHook
 from .checkpoint_fit_hook import CheckpointFitHook
 from .finite_loss_hook import FiniteLossHook

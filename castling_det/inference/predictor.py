@@ -24,7 +24,7 @@ Picture = str | Path | Image.Image | ndarray | ImageFiles | VideoFile
 class Predictor:
     """A trained detector, segmentor or classifier, from a checkpoint or an ONNX file.
 
-    ::
+    Example::
 
         predict = Predictor('epoch_60.pth')     # its config is in it
         predict = Predictor('detector.onnx')    # as tools/export_onnx.py writes it

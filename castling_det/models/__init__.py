@@ -1,3 +1,5 @@
+"""The attention modules, the backbones that take them, and a pyramid: types of any config."""
+
 from .attention import CastlingAttention, NoMixing, SelfAttention, SoftmaxAttention
 from .focal_attention import FocalAttention
 from .levit import CastlingLeViT

@@ -1,3 +1,5 @@
+"""The mathematics of the attention as functions of torch, and their specifications."""
+
 from .focal import focal_attention
 from .linear_angular import linear_angular_attention, unit_norm
 from .masked_softmax import masked_softmax_attention, softmax_probabilities
