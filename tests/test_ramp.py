@@ -17,7 +17,7 @@ from castling_det.errors import InputError
 from castling_det.models import SelfAttention
 from castling_det.ramp import CURVES, linear_ramp
 
-PAGE = Path(__file__).parents[1] / 'docs' / 'training.md'
+PAGE = Path(__file__).parents[1] / 'docs' / 'python-api.md'
 IN_20 = [min(1.0, i / 18) for i in range(20)]
 
 

@@ -263,7 +263,7 @@ def test_page_on_python(checkpoint, image, tmp_path, monkeypatch, capsys):
     video = cv2.VideoWriter('video.mp4', cv2.VideoWriter_fourcc(*'mp4v'), 5, (200, 90))
     video.write(image)
     video.release()
-    section = (ROOT / 'docs' / 'shipping.md').read_text().split('## From Python')[1]
+    section = (ROOT / 'docs' / 'python-api.md').read_text().split('## Predict')[1]
     block = textwrap.dedent(re.search(r'(?:^    .*\n|^\n(?=    ))+', section, re.MULTILINE)[0])
     names = dict(pil_image=Image.fromarray(image), rgb_array=image)
     exec(block.replace('shipped/detector.onnx', str(checkpoint)), names)
