@@ -16,12 +16,17 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from safetensors.torch import load_file, save_file
 
 import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
+from castling_det.castling import castling_attentions
 from castling_det.engine.cli import load_config
-from castling_det.models import FocalAttention
+from castling_det.models import CastlingAttention, FocalAttention, SoftmaxAttention
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
 COCO = sorted(ROOT.glob('configs/castling_picodet/*_coco-*.py'))
+DEMO = 'castling_det::castling_picodet/castling-picodet_levit-nano_1xb16-8e_shapes-64x512.py'
+PAGES = sorted(
+    page for top in ('*', 'docs/**/*', 'configs/**/*') for page in ROOT.glob(f'{top}.md')
+)
 
 
 def blocks(page: str, section: str = '') -> list[str]:
@@ -40,8 +45,8 @@ def options(command: str) -> dict[str, str]:
 
 
 def write_config(path: Path, *words: str) -> Path:
-    """The two blocks of the page on custom data that have one of the words, as a config."""
-    base, length = (b for b in blocks('custom-data') if any(word in b for word in words))
+    """The two blocks of the page on configs by hand that have one of the words, as a config."""
+    base, length = (b for b in blocks('config-by-hand') if any(word in b for word in words))
     path.write_text(f'{base}\n{length}\n')
     return path
 
@@ -103,7 +108,7 @@ def test_config_of_own_classes_builds(tmp_path):
 
 
 def test_command_of_custom_data_sets_every_size(my_config):
-    (command,) = (block for block in blocks('custom-data') if 'random_size_range' in block)
+    (command,) = (block for block in blocks('config-by-hand') if 'random_size_range' in block)
     cfg = load_config(my_config, {key: key for key in options(command)})
     assert cfg.model.data_preprocessor.batch_augments[0].random_size_range.startswith('model.')
     for split in ('train', 'val', 'test'):
@@ -113,7 +118,7 @@ def test_command_of_custom_data_sets_every_size(my_config):
 
 
 def test_larger_model_of_custom_data_is_coherent():
-    text = (DOCS / 'custom-data.md').read_text()
+    text = (DOCS / 'config-by-hand.md').read_text()
     arch, channels = re.search(r"arch='(\d+)'\), neck=dict\(in_channels=\[(.*?)\]", text).groups()
     (leaf,) = ROOT.glob(f'configs/castling_picodet/castling-picodet_levit-{arch}_*_coco-416*.py')
     assert Config.fromfile(leaf).model.neck.in_channels == json.loads(f'[{channels}]')
@@ -139,7 +144,7 @@ def test_segmentor_of_custom_data_builds(my_segmentor):
 
 
 def test_command_of_custom_data_sets_every_size_of_a_segmentor(my_segmentor):
-    (command,) = (block for block in blocks('custom-data') if 'pos_grid' in block)
+    (command,) = (block for block in blocks('config-by-hand') if 'pos_grid' in block)
     changed = {key: literal_eval(value) for key, value in options(command).items()}
     cfg = load_config(my_segmentor, changed)
     size = (384, 512)
@@ -188,6 +193,26 @@ def test_every_field_of_a_log_is_explained():
     rows = re.findall(r'^\| (`.*?) \|', (DOCS / 'log-fields.md').read_text(), re.MULTILINE)
     explained = set(re.findall(r'`(.*?)`', ' '.join(rows)))
     assert wanted <= explained
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    titles = re.findall(r'^#+ (.+)$', page.read_text(), re.MULTILINE)
+    return {re.sub(r'[^\w\- ]', '', title.lower()).replace(' ', '-') for title in titles}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_of_a_page_lead_somewhere(page):
+    links = re.findall(r'\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)', page.read_text())
+    for file, anchor in links:
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), file
+        assert not anchor or anchor in anchors(target), f'{file}#{anchor}'
+
+
+def test_every_page_is_in_the_index():
+    listed = set(re.findall(r'\]\((\w[\w-]*\.md)\)', (DOCS / 'README.md').read_text()))
+    assert listed == {page.name for page in DOCS.glob('*.md')} - {'README.md'}
 
 
 # The page on ViTs of other libraries: its blocks run one after the other, with tiny models.
@@ -246,6 +271,29 @@ def test_way_of_a_timm_user(names, monkeypatch):
     names['model'] = names['build']()
     (distil,) = blocks('castle-your-vit', 'Nearer still')
     exec(distil.replace('iterations=300', 'iterations=2'), names)
+
+
+def test_models_from_python(names, monkeypatch):
+    """The blocks of the page in a row: another library's ViT, and a model of a config."""
+    create = timm.create_model
+    tiny = dict(embed_dim=32, depth=1, num_heads=2)
+    monkeypatch.setattr(timm, 'create_model', lambda *args, **more: create(*args, **more, **tiny))
+    start = timm.create_model('vit_small_patch14_dinov2', num_classes=0, img_size=518).state_dict()
+    save_file(start, 'dinov2.safetensors')
+    Path('my_config.py').write_text(f"_base_ = '{DEMO}'")
+    for section in (
+        'Make a trained ViT linear',
+        'A model of a config',
+        'Drop the auxiliary branches',
+    ):
+        exec(*blocks('python-api', section), names)
+    kept = names['vit'].state_dict()
+    assert all(torch.equal(kept[key], value) for key, value in start.items())
+    assert any(isinstance(module, FocalAttention) for module in names['vit'].modules())
+    kinds = [{type(m) for m in names[name].modules()} for name in ('model', 'twin')]
+    assert [CastlingAttention in each for each in kinds] == [True, False]
+    assert [SoftmaxAttention in each for each in kinds] == [False, True]
+    assert not list(castling_attentions(names['model']))
 
 
 @pytest.fixture
