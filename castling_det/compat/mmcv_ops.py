@@ -16,6 +16,8 @@ import torch.nn.functional as F
 import torchvision.ops
 from torch import Tensor
 
+from .deformable_attention import deformable_attention
+
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Greedy non-maximum suppression.
@@ -172,26 +174,21 @@ def ms_deform_attn_forward(
     attention_weights: Tensor,
     im2col_step: int,
 ) -> Tensor:
-    """Multi-scale deformable attention: a weighted sum of bilinear samples of all levels.
+    """Multi-scale deformable attention, as ``deformable_attention`` says.
 
     Args:
         value (Tensor): (B, S, M, D), the pixels of all levels one after the other; M heads.
         value_spatial_shapes (Tensor): (L, 2) int64 height and width of each level.
-        value_level_start_index (Tensor): (L, ) int64 first pixel of each level.
-        sampling_locations (Tensor): (B, Q, M, L, P, 2) x, y, where 0 and 1 are the map's borders;
-            beyond them the map is 0.
+        value_level_start_index (Tensor): (L, ) int64 first pixel of each level, which the shapes
+            say as well; has no effect here.
+        sampling_locations (Tensor): (B, Q, M, L, P, 2) x, y.
         attention_weights (Tensor): (B, Q, M, L, P).
         im2col_step (int): Images per step of the compiled kernel; has no effect here.
 
     Returns:
         Tensor: (B, Q, M * D).
     """
-    inputs = (value, sampling_locations, attention_weights)
-    value_, locations, weights = (_in_full_precision(x) for x in inputs)
-    output = _deformable_attention(
-        value_, value_spatial_shapes, value_level_start_index, locations, weights
-    )
-    return output.to(value.dtype)
+    return deformable_attention(value, value_spatial_shapes, sampling_locations, attention_weights)
 
 
 def ms_deform_attn_backward(
@@ -220,16 +217,10 @@ def ms_deform_attn_backward(
         grad_attn_weight (Tensor): Like ``attention_weights``, written.
         im2col_step (int): Has no effect here.
     """
-    inputs = [
-        _in_full_precision(x).detach().requires_grad_()
-        for x in (value, sampling_locations, attention_weights)
-    ]
-    value_, locations, weights = inputs
+    inputs = [x.detach().requires_grad_() for x in (value, sampling_locations, attention_weights)]
     with torch.enable_grad():
-        output = _deformable_attention(
-            value_, value_spatial_shapes, value_level_start_index, locations, weights
-        )
-    grads = torch.autograd.grad(output, inputs, grad_output.to(output.dtype))
+        output = deformable_attention(inputs[0], value_spatial_shapes, *inputs[1:])
+    grads = torch.autograd.grad(output, inputs, grad_output)
     for buffer, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), grads, strict=True):
         buffer.copy_(grad)
 
@@ -442,30 +433,6 @@ def _roi_align(
         index, start, end = rois.split([1, 2, 2], dim=1)
         rois = torch.cat([index, start, torch.maximum(start, end)], 1)
     return torchvision.ops.roi_align(features, rois, bins, spatial_scale, sampling_ratio, aligned)
-
-
-def _deformable_attention(
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-) -> Tensor:
-    b, _, heads, dims = value.shape
-    queries = sampling_locations.shape[1]
-    locations = sampling_locations.permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # (L, B * M, Q, P, 2)
-    weights = attention_weights.permute(3, 0, 2, 1, 4).flatten(1, 2)  # (L, B * M, Q, P)
-    output = value.new_zeros(b * heads, dims, queries)
-    levels = zip(spatial_shapes.tolist(), level_start_index.tolist(), strict=True)
-    for level, ((height, width), start) in enumerate(levels):
-        level_value = value[:, start : start + height * width].permute(0, 2, 3, 1)
-        sampled = F.grid_sample(
-            level_value.reshape(b * heads, dims, height, width),
-            2 * locations[level] - 1,
-            align_corners=False,
-        )
-        output = output + (sampled * weights[level, :, None]).sum(-1)
-    return output.view(b, heads * dims, queries).transpose(1, 2).contiguous()
 
 
 def _deform_conv(
