@@ -37,8 +37,10 @@ def deformable_attention(
     dtype = torch.promote_types(value.dtype, torch.float32)
     batch, queries, heads, _, _ = attention_weights.shape
     shapes = torch.as_tensor(spatial_shapes, dtype=torch.int32, device=value.device)
-    image = _one_image(value.to(dtype), shapes.tolist())  # (B, H, W, M, D)
-    height, width = image.shape[1:3]
+    grids = shapes.tolist()
+    image = _one_image(value.to(dtype), grids)  # (B, H, W, M, D)
+    height = sum(rows + _BORDER for rows, _ in grids) + _BORDER + 1
+    width = max(columns for _, columns in grids) + _BORDER
     size = shapes.flip(1)[:, None]  # (L, 1, 2), width first
 
     at = sampling_locations.to(dtype) * size.to(dtype) + (_BORDER - 0.5)
@@ -55,9 +57,11 @@ def deformable_attention(
     upper = attention_weights.to(dtype) - lower
     lower_right, upper_right = lower * right, upper * right
     corners = (upper - upper_right, upper_right, lower - lower_right, lower_right)
-    steps = [heads * step for step in (0, 1, width, width + 1)]
+    steps = tuple(heads * step for step in (0, 1, width, width + 1))
     bags = batch * queries * heads
-    output = _SumOfRows.apply(
+    # torch.jit.trace, by which MACs are counted, cannot follow the Function.
+    sum_of_rows = _SumOfRows.apply if torch.is_grad_enabled() else _sum_of_rows
+    output = sum_of_rows(
         image.flatten(0, 3),
         rows.view(bags, -1),
         steps,
@@ -82,6 +86,13 @@ def _one_image(value: Tensor, shapes: list[list[int]]) -> Tensor:
     return torch.cat([*padded, below], dim=1)
 
 
+def _sum_of_rows(table: Tensor, rows: Tensor, steps: tuple[int, ...], *weights: Tensor) -> Tensor:
+    return sum(
+        F.embedding_bag(rows, table[step:], per_sample_weights=each, mode='sum')
+        for step, each in zip(steps, weights, strict=True)
+    )
+
+
 class _SumOfRows(torch.autograd.Function):
     """Row n of the output is the sum over s and k of ``weights[s][n, k] * table[rows[n, k] + s]``.
 
@@ -93,15 +104,12 @@ class _SumOfRows(torch.autograd.Function):
         ctx: torch.autograd.function.FunctionCtx,
         table: Tensor,
         rows: Tensor,
-        steps: list[int],
+        steps: tuple[int, ...],
         *weights: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(table, rows, *weights)
         ctx.steps = steps
-        return sum(
-            F.embedding_bag(rows, table[step:], per_sample_weights=each, mode='sum')
-            for step, each in zip(steps, weights, strict=True)
-        )
+        return _sum_of_rows(table, rows, steps, *weights)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
