@@ -1,8 +1,11 @@
 """Mask2Former's pixel decoder for maps whose size is open.
 
 mmdet's takes the sizes of maps as tensors, and numbers out of them again, which torch.export cannot
-follow. Here the same layers run with sizes that are numbers all the way.
+follow. Here the same layers run with sizes that are numbers all the way, and sample in mmcv's form
+of the deformable attention, whose operators ONNX has.
 """
+
+from inspect import unwrap
 
 import torch
 from mmcv.ops import MultiScaleDeformableAttention
@@ -99,7 +102,7 @@ def _attend(
         offset = torch.stack((right / width, down / height), dim=-1)
         locations.append(centres[:, None, None] + offset)
     weights = weights.unflatten(-1, (levels, points))
-    sampled = multi_scale_deformable_attn_pytorch(
+    sampled = unwrap(multi_scale_deformable_attn_pytorch)(
         values, grids, torch.stack(locations, dim=3), weights
     )
     return layers.output_proj(sampled.to(x.dtype))

@@ -1,11 +1,11 @@
-"""The finder of mmpretrain's models; that of mmcv's extension is tested beside the stand-ins."""
+"""The finder of single modules; that of mmcv's extension is tested beside the stand-ins."""
 
 import importlib.util
 import sys
 
 import pytest
 
-from castling_det.compat.finders import MmpretrainFinder
+from castling_det.compat.finders import LoaderFinder
 
 
 def test_type_error_of_mmpretrain_is_an_import_error(tmp_path):
@@ -13,7 +13,7 @@ def test_type_error_of_mmpretrain_is_an_import_error(tmp_path):
     models = tmp_path / 'models'
     models.mkdir()
     (models / '__init__.py').write_text('answer = 42\n')
-    spec = MmpretrainFinder().find_spec('mmpretrain.models', [str(tmp_path)])
+    spec = LoaderFinder().find_spec('mmpretrain.models', [str(tmp_path)])
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.answer == 42
@@ -24,6 +24,6 @@ def test_type_error_of_mmpretrain_is_an_import_error(tmp_path):
 
 
 def test_other_modules_are_left_to_others():
-    assert sum(isinstance(finder, MmpretrainFinder) for finder in sys.meta_path) == 1
-    assert MmpretrainFinder().find_spec('mmpretrain', None) is None
-    assert MmpretrainFinder().find_spec('mmpretrain.models', []) is None
+    assert sum(isinstance(finder, LoaderFinder) for finder in sys.meta_path) == 1
+    assert LoaderFinder().find_spec('mmpretrain', None) is None
+    assert LoaderFinder().find_spec('mmpretrain.models', []) is None

@@ -6,6 +6,8 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import PixelData
+from mmseg.models.decode_heads import Mask2FormerHead
 from mmseg.structures import SegDataSample
 
 import castling_det.segmentation  # noqa: F401
@@ -97,3 +99,29 @@ def test_sliding_windows_are_averaged(nano):
     middle = (left[:, :, 32:] + right[:, :, :32]) / 2
     expected = torch.cat((left[:, :, :32], middle, right[:, :, 32:]), dim=2)
     torch.testing.assert_close(slid, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_losses_and_gradients_are_those_of_masks_in_int64(nano, monkeypatch):
+    label_map = torch.arange(64)[:, None] // 16 + torch.arange(64) // 16
+    label_map[0] = 255
+    samples = [
+        SegDataSample(
+            gt_sem_seg=PixelData(data=data[None]),
+            metainfo=dict(img_shape=(64, 64), pad_shape=(64, 64)),
+        )
+        for data in (label_map, torch.full((64, 64), 255))
+    ]
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 64, 64)
+
+    def losses_and_gradient() -> list[torch.Tensor]:
+        torch.manual_seed(1)
+        losses = nano.loss(images, samples)
+        total, _ = nano.parse_losses(losses)
+        return [*losses.values(), *torch.autograd.grad(total, [nano.decode_head.cls_embed.weight])]
+
+    ours = losses_and_gradient()
+    parent = Mask2FormerHead._seg_data_to_instance_data
+    monkeypatch.setattr(type(nano.decode_head), '_seg_data_to_instance_data', parent)
+    for mine, theirs in zip(ours, losses_and_gradient(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
