@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
-from mmengine.config import Config
 from mmengine.fileio import load
 from mmseg.structures import SegDataSample
 from PIL import Image
@@ -265,30 +264,6 @@ def test_label_maps_are_those_of_mmseg(segmentor, pixels, tmp_path, call):
     drawn = np.asarray(Image.open(tmp_path / 'out/label_maps/a.png.png'))
     assert (drawn == expected).mean() > 0.999
     assert (tmp_path / 'out/a.png').is_file()
-
-
-def test_sliding_windows_are_those_of_mmseg(segmentor, pixels, tmp_path):
-    """They overlap, the last ones end with the padded image, and some have a colour of padding."""
-    config = Path(segmentor.model.cfg.filename)
-    cfg = Config.fromfile(config)
-    cfg.model.test_cfg = dict(mode='slide', crop_size=(64, 128), stride=(48, 96))
-    cfg.test_dataloader.dataset.pipeline[1].scale = (300, 100)  # padded to 320 x 128 px
-    sliding = TrainedModel(cfg, config.with_suffix('.pth'))
-    out = tmp_path / 'sliding.onnx'
-    onnx_file.export_onnx(sliding, out)
-    (image,) = pixels(1, 90, 270)
-    expected = sliding([image])[0]['label_map']
-    assert len(np.unique(expected)) >= 3
-    segment = open_model(out)
-    assert segment.metadata['decode'] == 'raw'
-    assert (segment(image) == expected).mean() > 0.999
-    segment.metadata['window'] = None
-    assert (segment(image) == expected).mean() < 0.999
-    with pytest.raises(InputError, match="in sliding windows is one of raw, not 'labels'"):
-        onnx_file.export_onnx(sliding, out, decode='labels')
-    sliding.model.test_cfg.crop_size = (64, 130)
-    with pytest.raises(InputError, match='multiples of 64 px'):
-        onnx_file.export_onnx(sliding, out)
 
 
 def test_mask2former_of_any_size_and_batch(mask2former, pixels, tmp_path):

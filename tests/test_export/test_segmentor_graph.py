@@ -1,12 +1,21 @@
 """What goes into a file of a segmentor, before anything is written."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmseg.structures import SegDataSample
 from torch import nn
 
+from castling_det.errors import InputError
 from castling_det.export.build import graphs
+from castling_det.export.metadata import decode_of, describe
 from castling_det.export.segmentor_graph import SegmentorGraph
+from castling_det.inference.run_onnx import OnnxSegmentor
+from castling_det.inference.trained_model import TrainedModel
 from castling_det.models.attention import CastlingAttention
 
 
@@ -35,6 +44,34 @@ def test_shipped_graph_is_castled_and_folded_and_gives_mmsegs_logits(name, pixel
 def _sample(height, width):
     size = (height, width)
     return SegDataSample(metainfo=dict(ori_shape=size, img_shape=size))
+
+
+def test_sliding_windows_are_those_of_mmseg(segmentor, pixels):
+    """They overlap, the last ones end with the padded image, and some have a colour of padding."""
+    config = Path(segmentor.model.cfg.filename)
+    cfg = Config.fromfile(config)
+    cfg.model.test_cfg = dict(mode='slide', crop_size=(64, 128), stride=(48, 96))
+    cfg.test_dataloader.dataset.pipeline[1].scale = (300, 100)  # padded to 320 x 128 px
+    sliding = TrainedModel(cfg, config.with_suffix('.pth'))
+    decode = decode_of(sliding, None)
+    _, shipped = graphs(sliding.model, decode != 'raw', half=False)
+
+    def in_torch(image: np.ndarray) -> np.ndarray:
+        return shipped(torch.from_numpy(image))[0].numpy()
+
+    session = SimpleNamespace(run=lambda _, feed: [in_torch(**feed)])
+    segment = OnnxSegmentor(session, describe(sliding, decode, 'fp32', None))
+    (image,) = pixels(1, 90, 270)
+    expected = sliding([image])[0]['label_map']
+    assert len(np.unique(expected)) >= 3
+    assert (segment(image) == expected).mean() > 0.999
+    segment.metadata['window'] = None
+    assert (segment(image) == expected).mean() < 0.999
+    with pytest.raises(InputError, match="in sliding windows is one of raw, not 'labels'"):
+        decode_of(sliding, 'labels')
+    sliding.model.test_cfg.crop_size = (64, 130)
+    with pytest.raises(InputError, match='multiples of 64 px'):
+        describe(sliding, 'raw', 'fp32', None)
 
 
 @pytest.mark.parametrize('name', ['segmentor', 'mask2former'])
