@@ -262,6 +262,11 @@ def _names_beside(folder: DataFolder) -> list[str]:
             return [line.strip() for line in folder.read(file).splitlines() if line.strip()]
         if file.name == 'classes.json':
             content = json.loads(folder.read(file))
+            if isinstance(content, dict) and 'palette' in content:
+                folder.notes.append(
+                    f'the palette of {file} is left out: pictures have our colours, or those of '
+                    'metainfo=dict(palette=...) in the config'
+                )
             return content['classes'] if isinstance(content, dict) else content
     return []
 

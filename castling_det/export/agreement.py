@@ -108,7 +108,8 @@ class LabelAgreement:
     rounded: ClassVar[dict[str, LabelAgreement]]
 
     def __str__(self) -> str:
-        return f'logits {self.logits:.1e}, the same label at {self.labels:.3%} of the pixels'
+        labels = f'the same label at {self.labels:.3%} of the pixels'
+        return f'logits {self.logits:.1e}, {labels}' if self.logits else labels
 
     @staticmethod
     def compared(graph: Graph, outputs: Sequence[Tensor], image: Tensor) -> Tensor:

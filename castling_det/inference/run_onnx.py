@@ -434,6 +434,10 @@ def font_for(text: str) -> ImageFont.ImageFont | ImageFont.FreeTypeFont | None:
     return None
 
 
+def _legible(name: str, label: int) -> str:
+    return name if font_for(name) else f'class {label}'
+
+
 def draw_boxes(image: ndarray, found: Detections, detector: OnnxDetector) -> Image.Image:
     """A picture of RGB values ``(H, W, 3)`` with boxes on it.
 
@@ -442,10 +446,9 @@ def draw_boxes(image: ndarray, found: Detections, detector: OnnxDetector) -> Ima
     picture = Image.fromarray(image)
     pen = ImageDraw.Draw(picture)
     for box, score, label in reversed(list(zip(*found, strict=True))):  # the best on top
-        colour, name = detector.palette[label], detector.classes[label]
-        font = font_for(name)
-        text = f'{name if font else f"class {label}"} {score:.2f}'
-        font = font or ImageFont.load_default()
+        colour = detector.palette[label]
+        text = f'{_legible(detector.classes[label], label)} {score:.2f}'
+        font = font_for(text)
         left, top, right, bottom = map(float, box)
         pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=2)
         pen.rectangle(pen.textbbox((left, top), text, font), fill=colour)
@@ -476,6 +479,24 @@ def draw_labels(labels: ndarray, segmentor: OnnxSegmentor) -> Image.Image:
     picture = Image.fromarray(labels.astype(np.uint8), mode='P')
     picture.putpalette(np.array(segmentor.palette, np.uint8).tobytes())
     return picture
+
+
+def beside_legend(
+    picture: Image.Image, records: list[dict], segmentor: OnnxSegmentor
+) -> Image.Image:
+    """A picture, and right of it the classes on it with their colours and shares."""
+    numbers = [segmentor.classes.index(record['label']) for record in records]
+    names = [_legible(segmentor.classes[number], number) for number in numbers]
+    texts = [f'{name} {record["share"]:.0%}' for name, record in zip(names, records, strict=True)]
+    width = 28 + max(int(font_for(text).getlength(text)) for text in texts)
+    whole = Image.new('RGB', (picture.width + width, max(picture.height, 16 * len(texts))), 'white')
+    whole.paste(picture)
+    pen = ImageDraw.Draw(whole)
+    for row, (number, text) in enumerate(zip(numbers, texts, strict=True)):
+        left, top = picture.width + 4, 16 * row + 2
+        pen.rectangle((left, top, left + 12, top + 12), fill=segmentor.palette[number])
+        pen.text((left + 18, top), text, fill='black', font=font_for(text))
+    return whole
 
 
 def box_records(found: Detections, classes: Sequence[str]) -> list[dict]:
@@ -527,9 +548,9 @@ def predict(
     """
     found = model(image)
     if isinstance(model, OnnxSegmentor):
-        label_map = draw_labels(found, model)
+        label_map, records = draw_labels(found, model), label_records(found, model.classes)
         picture = Image.blend(Image.fromarray(image), label_map.convert('RGB'), 0.6)
-        records = label_records(found, model.classes)
+        picture = beside_legend(picture, records, model)
         if labels:
             labels.parent.mkdir(parents=True, exist_ok=True)
             label_map.save(labels)
@@ -634,9 +655,9 @@ def predict_all(
             records.append(dict(file=name.as_posix(), predictions=found))
         left = (time.monotonic() - start) / number * (len(images) - number)
         sys.stderr.write(f'\r{number} of {len(images)} images, {left:.0f} s left ')
-    sys.stderr.write('\n')
     if not records:
         raise ValueError(f'none of the {len(images)} images can be read')
+    sys.stderr.write(f'\n{len(records)} pictures in {out}\n' if out else '\n')
     return records
 
 

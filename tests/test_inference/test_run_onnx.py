@@ -223,6 +223,9 @@ def test_command_writes_a_label_map_and_an_overlay(tmp_path, monkeypatch, capsys
     )
     drawn = np.asarray(Image.open(tmp_path / 'b.png'))
     assert drawn[0, 0].tolist() == [0, 0, 193] and drawn[0, 39].tolist() == [233, 0, 0]
+    legend = drawn[:, 40:]
+    assert [legend[8, 8].tolist(), legend[24, 8].tolist()] == [[0, 0, 255], [255, 0, 0]]
+    assert (legend[2:16, 20:] < 128).any() and (legend[18:32, 20:] < 128).any()
 
 
 @pytest.fixture
