@@ -7,11 +7,12 @@ python tools/new_config.py DATA --model levit-128s --size 416 --epochs 50 --out 
 """
 
 import argparse
+import math
 from pathlib import Path
 
 from castling_det.checkpoint import atomic_write
 from castling_det.datasets.own_data import OwnData, find_own_data
-from castling_det.engine.cli import errors_in_one_sentence
+from castling_det.engine.cli import errors_in_one_sentence, load_config
 from castling_det.engine.new_config import (
     MODELS,
     SIDES,
@@ -28,6 +29,9 @@ FROM_RANDOM = dict(
     segmentation='367 images of streets gave a mIoU of 36, from trained weights 62',
     classification='photos of everyday things take thousands',
 )
+
+# Iterations after which small data sets were learnt here, from trained weights.
+ENOUGH = dict(detection=1000, segmentation=400, classification=240)
 
 
 def parse_args() -> argparse.Namespace:
@@ -81,6 +85,18 @@ def report(data: OwnData, name: str, weights: Path | None) -> str:
     return '\n'.join(lines)
 
 
+def length(data: OwnData, config: Path, epochs: int) -> str:
+    """How long the training is, and whether that is short."""
+    batch = load_config(config).train_dataloader.batch_size
+    an_epoch = math.ceil(data.splits['train'].num_images / batch)
+    enough = ENOUGH[data.task]
+    told = f'{epochs} epochs: {an_epoch * epochs} iterations of {batch} images'
+    if an_epoch * epochs < enough:
+        told += f'\nThat is short: small data sets of {data.task} took {enough} iterations, '
+        told += f'--epochs {math.ceil(enough / an_epoch)}'
+    return told
+
+
 def main() -> None:
     args = parse_args()
     with errors_in_one_sentence():
@@ -90,16 +106,19 @@ def main() -> None:
         size = input_size(args.model, data.task, args.size)
         weights = find_weights(args.model)
         text = config_text(data, args.model, size, args.epochs, weights)
-    try:
-        with atomic_write(args.out) as unfinished:
-            unfinished.write_text(text)
-    except OSError as error:
-        reason = f'{args.out} cannot be written ({error.strerror}): give another --out'
-        raise SystemExit(f'error: {reason}') from error
+        try:
+            with atomic_write(args.out) as unfinished:
+                unfinished.write_text(text)
+        except OSError as error:
+            raise InputError(
+                f'{args.out} cannot be written ({error.strerror}): give another --out'
+            ) from error
+        told = length(data, args.out, args.epochs)
     print(report(data, args.model, weights))
     best = f'work_dirs/{args.out.stem}/best_*.pth'
     print(
-        f'Config: {args.out}, {size[0]}x{size[1]} px, {args.epochs} epochs. Next:\n'
+        f'Config: {args.out}, {size[0]}x{size[1]} px, {told}\n'
+        'Next:\n'
         f'    castling-det check {args.out}\n'
         f'    castling-det train {args.out}\n'
         f'    castling-det test {args.out} {best} --show-dir compared'

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.registry import DATASETS, init_default_scope
+from PIL import Image
 
 from castling_det.configs import build_model, input_shape
 from castling_det.datasets.own_data import OwnData, Split
@@ -178,3 +179,20 @@ def test_many_classes_are_wrapped(tmp_path):
     path = written(tmp_path, own_data('detection', classes=classes), 'levit-nano')
     assert max(map(len, path.read_text().splitlines())) <= 120
     assert load_config(path).val_dataloader.dataset.metainfo.classes == classes
+
+
+def test_a_short_training_is_named(tmp_path, call):
+    """40 photos are 3 iterations of 16; 240 are enough."""
+    for name in ('cat', 'dog'):
+        for split, number in (('train', 20), ('val', 1)):
+            (tmp_path / 'pets' / split / name).mkdir(parents=True)
+            for n in range(number):
+                Image.new('RGB', (9, 9)).save(tmp_path / 'pets' / split / name / f'{n}.png')
+
+    def told(epochs: int) -> str:
+        out = tmp_path / f'my_{epochs}.py'
+        return call('new_config', tmp_path / 'pets', '--epochs', epochs, '--out', out)
+
+    assert '79 epochs: 237 iterations of 16 images\nThat is short' in told(79)
+    assert 'took 240 iterations, --epochs 80\n' in told(78)
+    assert 'That is short' not in told(80)
