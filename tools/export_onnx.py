@@ -29,7 +29,8 @@ def parse_args() -> argparse.Namespace:
         '--decode',
         choices=['boxes', 'labels', 'nms', 'raw', 'scores'],
         help="the head's maps, raw; of a detector the boxes and scores of all cells (default), or "
-        'what NMS leaves of them; of a segmentor the labels, of a classifier the scores (default)',
+        'what NMS leaves of them; of a segmentor the labels (default, but in sliding windows), of '
+        'a classifier the scores (default)',
     )
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument('--half', action='store_true', help='float16 weights and activations')

@@ -22,7 +22,8 @@ def deformable_attention(
     """A weighted sum of bilinear samples of all levels.
 
     It has the arguments of mmcv's ``multi_scale_deformable_attn_pytorch`` and its values and
-    gradients. float16 and bfloat16 are computed in float32.
+    gradients, on a CPU; elsewhere it is mmcv's, as no GPU has run this one. float16 and bfloat16
+    are computed in float32.
 
     Args:
         value (Tensor): (B, S, M, D), the pixels of all levels one after the other; M heads.
@@ -34,6 +35,9 @@ def deformable_attention(
     Returns:
         Tensor: (B, Q, M * D), of the dtype of ``value``.
     """
+    if value.device.type != 'cpu':
+        mmcv_form = deformable_attention.__wrapped__
+        return mmcv_form(value, spatial_shapes, sampling_locations, attention_weights)
     dtype = torch.promote_types(value.dtype, torch.float32)
     batch, queries, heads, _, _ = attention_weights.shape
     shapes = torch.as_tensor(spatial_shapes, dtype=torch.int32, device=value.device)

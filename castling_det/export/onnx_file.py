@@ -66,9 +66,11 @@ def export_onnx(
     print_log('Recording the network as ONNX operators', logger='current')
     has_tail = isinstance(shipped, DetectorGraph) and shipped.decodes
     model = to_onnx(shipped, prefix='all_' if has_tail else '')
-    images = blurred_noise(metadata.get('window') or metadata['input_size'])
+    height, width = seen = metadata.get('window') or metadata['input_size']
+    images = blurred_noise(seen)
     if precision == 'int8':
-        photos = list(calibration_images(trained_model, metadata['input_size'], calibrate))
+        photos = calibration_images(trained_model, metadata['input_size'], calibrate)
+        photos = [photo[..., :height, :width] for photo in photos]
         model = quantised(model, photos)
         images = [torch.from_numpy(photo) for photo in photos[:COMPARED]]
     agreement = check(_onnxruntime(model), trained, precision, images, out)

@@ -90,7 +90,9 @@ class ConsoleHook(Hook):
         if checkpoint is not None and runner.cfg.get('test_dataloader'):
             config = os.path.relpath(runner.cfg.filename)
             lines.append(f'Next: castling-det test {config} {checkpoint}')
-            lines.append(f'Ship it: castling-det export {config} {checkpoint} --out model.onnx')
+            lines.append(
+                f'Ship it: castling-det export {config} {checkpoint} --out shipped/model.onnx'
+            )
         runner.logger.info('Training is done\n' + '\n'.join(lines))
 
     def _introduce(self, runner: Runner, loader: DataLoader) -> None:

@@ -434,8 +434,11 @@ def font_for(text: str) -> ImageFont.ImageFont | ImageFont.FreeTypeFont | None:
     return None
 
 
-def _legible(name: str, label: int) -> str:
-    return name if font_for(name) else f'class {label}'
+def _legible(model: OnnxModel, label: int) -> tuple[str, ImageFont.ImageFont]:
+    """Name of a class, or what stands for it where no font here can write it; and a font."""
+    name = model.classes[label]
+    name = name if font_for(name) else f'class {label}'
+    return name, font_for(name)
 
 
 def draw_boxes(image: ndarray, found: Detections, detector: OnnxDetector) -> Image.Image:
@@ -447,8 +450,8 @@ def draw_boxes(image: ndarray, found: Detections, detector: OnnxDetector) -> Ima
     pen = ImageDraw.Draw(picture)
     for box, score, label in reversed(list(zip(*found, strict=True))):  # the best on top
         colour = detector.palette[label]
-        text = f'{_legible(detector.classes[label], label)} {score:.2f}'
-        font = font_for(text)
+        name, font = _legible(detector, label)
+        text = f'{name} {score:.2f}'
         left, top, right, bottom = map(float, box)
         pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=2)
         pen.rectangle(pen.textbbox((left, top), text, font), fill=colour)
@@ -481,21 +484,20 @@ def draw_labels(labels: ndarray, segmentor: OnnxSegmentor) -> Image.Image:
     return picture
 
 
-def beside_legend(
-    picture: Image.Image, records: list[dict], segmentor: OnnxSegmentor
-) -> Image.Image:
-    """A picture, and right of it the classes on it with their colours and shares."""
-    numbers = [segmentor.classes.index(record['label']) for record in records]
-    names = [_legible(segmentor.classes[number], number) for number in numbers]
-    texts = [f'{name} {record["share"]:.0%}' for name, record in zip(names, records, strict=True)]
-    width = 28 + max(int(font_for(text).getlength(text)) for text in texts)
-    whole = Image.new('RGB', (picture.width + width, max(picture.height, 16 * len(texts))), 'white')
+def beside_legend(picture: Image.Image, labels: ndarray, segmentor: OnnxSegmentor) -> Image.Image:
+    """A picture, and right of it the classes of its label map with their colours and shares."""
+    lines = []
+    for label, share in shares(labels):
+        name, font = _legible(segmentor, label)
+        lines.append((f'{name} {share:.0%}', font, segmentor.palette[label]))
+    width = 28 + max(int(font.getlength(text)) for text, font, _ in lines)
+    whole = Image.new('RGB', (picture.width + width, max(picture.height, 16 * len(lines))), 'white')
     whole.paste(picture)
     pen = ImageDraw.Draw(whole)
-    for row, (number, text) in enumerate(zip(numbers, texts, strict=True)):
+    for row, (text, font, colour) in enumerate(lines):
         left, top = picture.width + 4, 16 * row + 2
-        pen.rectangle((left, top, left + 12, top + 12), fill=segmentor.palette[number])
-        pen.text((left + 18, top), text, fill='black', font=font_for(text))
+        pen.rectangle((left, top, left + 12, top + 12), fill=colour)
+        pen.text((left + 18, top), text, fill='black', font=font)
     return whole
 
 
@@ -511,13 +513,16 @@ def box_records(found: Detections, classes: Sequence[str]) -> list[dict]:
     ]
 
 
+def shares(labels: ndarray) -> list[tuple[int, float]]:
+    """The numbers in a label map, the most frequent first, with their shares of the pixels."""
+    present, counts = np.unique(labels, return_counts=True)
+    order = np.argsort(-counts, kind='stable')
+    return [(int(present[i]), float(counts[i] / labels.size)) for i in order]
+
+
 def label_records(labels: ndarray, classes: Sequence[str]) -> list[dict]:
     """The classes of a label map for json, the largest first, with their shares of the pixels."""
-    present, counts = np.unique(labels, return_counts=True)
-    return [
-        dict(label=classes[present[i]], share=round(float(counts[i] / labels.size), 4))
-        for i in np.argsort(-counts, kind='stable')
-    ]
+    return [dict(label=classes[label], share=round(share, 4)) for label, share in shares(labels)]
 
 
 def class_records(scores: ndarray, classes: Sequence[str]) -> list[dict]:
@@ -550,20 +555,21 @@ def predict(
     if isinstance(model, OnnxSegmentor):
         label_map, records = draw_labels(found, model), label_records(found, model.classes)
         picture = Image.blend(Image.fromarray(image), label_map.convert('RGB'), 0.6)
-        picture = beside_legend(picture, records, model)
+        picture, seen = beside_legend(picture, found, model), np.unique(found)
         if labels:
             labels.parent.mkdir(parents=True, exist_ok=True)
             label_map.save(labels)
     elif isinstance(model, OnnxClassifier):
-        records = class_records(found, model.classes)
+        records, seen = class_records(found, model.classes), np.array([], int)
         picture = draw_classes(image, records)
     else:
         found = Detections(*(each[found.scores >= score_thr] for each in found))
         records, picture = box_records(found, model.classes), draw_boxes(image, found, model)
-        for label in sorted(set(found.labels.tolist())) if out else ():
+        seen = np.unique(found.labels)
+    if out:
+        for label in seen.tolist():
             if not font_for(model.classes[label]):
                 warn_of_font(label, model.classes[label])
-    if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         picture.save(out)
     return records
@@ -655,9 +661,11 @@ def predict_all(
             records.append(dict(file=name.as_posix(), predictions=found))
         left = (time.monotonic() - start) / number * (len(images) - number)
         sys.stderr.write(f'\r{number} of {len(images)} images, {left:.0f} s left ')
+    sys.stderr.write('\n')
     if not records:
         raise ValueError(f'none of the {len(images)} images can be read')
-    sys.stderr.write(f'\n{len(records)} pictures in {out}\n' if out else '\n')
+    if out:
+        sys.stderr.write(f'{len(records)} pictures in {out}\n')
     return records
 
 

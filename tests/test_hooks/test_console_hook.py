@@ -124,4 +124,6 @@ def test_what_has_come_of_it_stands_at_the_end(run, tmp_path):
     assert pictures == f'Pictures of the last validation: {tmp_path}/pictures'
     assert log.startswith(f'Log: {tmp_path}/')
     assert re.fullmatch(rf'Next: castling-det test .*my.py {best}', next_command)
-    assert re.fullmatch(rf'Ship it: castling-det export .*my.py {best} --out model.onnx', export)
+    assert re.fullmatch(
+        rf'Ship it: castling-det export .*my.py {best} --out shipped/model.onnx', export
+    )
