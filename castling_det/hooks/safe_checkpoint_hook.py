@@ -1,8 +1,9 @@
 """Checkpoints that are written whole or not at all, and what a killed training left is mended."""
 
+import operator
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.fileio import BaseStorageBackend, LocalBackend
@@ -39,10 +40,10 @@ class SafeCheckpointHook(CheckpointHook):
     """mmengine's hook, with local files that are never half-written and an oldest that goes last.
 
     A full disk or a killed process leaves the previous checkpoint, and ``last_checkpoint`` points
-    at it. Likewise the best checkpoint (``save_best``) stays until a better one is written. When
-    the training is resumed, files that a killed process had no time to remove go, and a validation
-    that it did not end is made. With ``save_best='auto'`` mAP, mIoU or top-1 accuracy chooses the
-    best, or else the first metric, as in mmengine.
+    at it. Likewise the best checkpoint (``save_best``) stays until a better one, or a later one
+    that is as good, is written. When the training is resumed, files that a killed process had no
+    time to remove go, and a validation that it did not end is made. With ``save_best='auto'`` mAP,
+    mIoU or top-1 accuracy chooses the best, or else the first metric, as in mmengine.
 
     Args:
         Those of :class:`mmengine.hooks.CheckpointHook`.
@@ -51,6 +52,8 @@ class SafeCheckpointHook(CheckpointHook):
         InputError: If the folder cannot be written, before training starts, or a file cannot; if
             no evaluator measures ``save_best``, after the first validation.
     """
+
+    rule_map: ClassVar[dict] = dict(greater=operator.ge, less=operator.le)
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)

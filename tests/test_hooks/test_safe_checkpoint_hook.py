@@ -266,6 +266,13 @@ def test_best_by_the_first_metric_outlives_a_resumption(tmp_path, monkeypatch):
     assert measured(monkeypatch, tmp_path, 'auto', 3, resume=True) == ({3}, best)
 
 
+def test_of_equals_the_last_is_the_best(tmp_path, monkeypatch):
+    """A metric that is 0 at first speaks for no epoch."""
+    for epoch in (1, 2):
+        monkeypatch.setitem(MEASURED['acc'], epoch, 0)
+    assert measured(monkeypatch, tmp_path, 'acc', 2) == ({1, 2}, {'best_acc_epoch_2'})
+
+
 @pytest.mark.parametrize(('lost', 'acc'), [('nothing', 2), ('best_acc_epoch_2.pth', 3)])
 def test_copy_of_a_folder(tmp_path, monkeypatch, lost, acc):
     """Its own best checkpoints count, as far as they are there; the former's are left alone."""
