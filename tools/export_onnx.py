@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from castling_det.engine.cli import add_config_arguments, errors_in_one_sentence, load_config
 from castling_det.errors import InputError
+from castling_det.export.graph import DECODES
 
 if TYPE_CHECKING:
     from castling_det.export.agreement import Agreement
@@ -27,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, required=True, help='file to write')
     parser.add_argument(
         '--decode',
-        choices=['boxes', 'labels', 'nms', 'raw', 'scores'],
+        choices=sorted({decode for decodes in DECODES.values() for decode in decodes}),
         help="the head's maps, raw; of a detector the boxes and scores of all cells (default), or "
         'what NMS leaves of them; of a segmentor the labels (default, but in sliding windows), of '
         'a classifier the scores (default)',

@@ -7,6 +7,12 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
+# How far files go, by task; the first is what one gets without asking.
+DECODES = dict(
+    detection=('boxes', 'nms', 'raw'),
+    segmentation=('labels', 'raw'),
+    classification=('scores', 'raw'),
+)
 EXAMPLE_SHAPE = (2, 3, 135, 203)  # nothing divides evenly: sizes that do can look like fixed ones
 OPEN = (0, 2, 3)  # dimensions of an image
 

@@ -10,16 +10,10 @@ from torch import nn
 import castling_det
 from castling_det.configs import input_shape, task_of, type_name
 from castling_det.errors import InputError
-from castling_det.export.graph import normalisation
+from castling_det.export.graph import DECODES, normalisation
 from castling_det.inference.trained_model import TrainedModel
 from castling_det.provenance import source_commit
 
-# How far files go, by task; the first is what one gets without asking.
-DECODES = dict(
-    detection=('boxes', 'nms', 'raw'),
-    segmentation=('labels', 'raw'),
-    classification=('scores', 'raw'),
-)
 INTERPOLATIONS = ('bilinear', 'bicubic')
 BACKENDS = ('cv2', 'pillow')  # mmcv's names of the libraries that resize
 

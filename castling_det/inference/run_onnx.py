@@ -437,7 +437,9 @@ def font_for(text: str) -> ImageFont.ImageFont | ImageFont.FreeTypeFont | None:
 def _legible(model: OnnxModel, label: int) -> tuple[str, ImageFont.ImageFont]:
     """Name of a class, or what stands for it where no font here can write it; and a font."""
     name = model.classes[label]
-    name = name if font_for(name) else f'class {label}'
+    if not font_for(name):
+        warn_of_font(label, name)
+        name = f'class {label}'
     return name, font_for(name)
 
 
@@ -460,10 +462,11 @@ def draw_boxes(image: ndarray, found: Detections, detector: OnnxDetector) -> Ima
     return picture
 
 
-def draw_classes(image: ndarray, records: list[dict]) -> Image.Image:
+def draw_classes(image: ndarray, scores: ndarray, classifier: OnnxClassifier) -> Image.Image:
     """A picture of RGB values ``(H, W, 3)`` with the best classes in its corner."""
     picture = Image.fromarray(image)
     pen = ImageDraw.Draw(picture)
+    records = class_records(scores, classifier.classes)
     text = '\n'.join(f'{record["score"]:.2f} {record["label"]}' for record in records)
     font = font_for(text) or ImageFont.load_default()
     pen.rectangle(pen.multiline_textbbox((4, 4), text, font), fill='black')
@@ -484,9 +487,10 @@ def draw_labels(labels: ndarray, segmentor: OnnxSegmentor) -> Image.Image:
     return picture
 
 
-def beside_legend(picture: Image.Image, labels: ndarray, segmentor: OnnxSegmentor) -> Image.Image:
-    """A picture, and right of it the classes of its label map with their colours and shares."""
-    lines = []
+def draw_overlay(image: ndarray, labels: ndarray, segmentor: OnnxSegmentor) -> Image.Image:
+    """A picture of RGB values ``(H, W, 3)`` with a label map over it, and right of it a legend."""
+    colours = draw_labels(labels, segmentor).convert('RGB')
+    picture, lines = Image.blend(Image.fromarray(image), colours, 0.6), []
     for label, share in shares(labels):
         name, font = _legible(segmentor, label)
         lines.append((f'{name} {share:.0%}', font, segmentor.palette[label]))
@@ -553,25 +557,18 @@ def predict(
     """
     found = model(image)
     if isinstance(model, OnnxSegmentor):
-        label_map, records = draw_labels(found, model), label_records(found, model.classes)
-        picture = Image.blend(Image.fromarray(image), label_map.convert('RGB'), 0.6)
-        picture, seen = beside_legend(picture, found, model), np.unique(found)
+        records, draw = label_records(found, model.classes), draw_overlay
         if labels:
             labels.parent.mkdir(parents=True, exist_ok=True)
-            label_map.save(labels)
+            draw_labels(found, model).save(labels)
     elif isinstance(model, OnnxClassifier):
-        records, seen = class_records(found, model.classes), np.array([], int)
-        picture = draw_classes(image, records)
+        records, draw = class_records(found, model.classes), draw_classes
     else:
         found = Detections(*(each[found.scores >= score_thr] for each in found))
-        records, picture = box_records(found, model.classes), draw_boxes(image, found, model)
-        seen = np.unique(found.labels)
+        records, draw = box_records(found, model.classes), draw_boxes
     if out:
-        for label in seen.tolist():
-            if not font_for(model.classes[label]):
-                warn_of_font(label, model.classes[label])
         out.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(out)
+        draw(image, found, model).save(out)
     return records
 
 
