@@ -1,6 +1,6 @@
-"""The study of ../vit/plan.py with LeViT-nano, whose twin has a table of logit biases."""
+"""The study of ../arms.py with LeViT-nano, whose twin has a table of logit biases."""
 
-_base_ = '../vit/plan.py'
+_base_ = '../arms.py'
 
 base = 'configs/castling_cls/castling-cls_levit-nano_1xb16-30e_flowers5-160x160.py'
 arms = {'softmax twin': dict(options={'model.backbone.bias_grid': 10})}

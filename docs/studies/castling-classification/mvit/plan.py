@@ -1,8 +1,5 @@
-"""The study of ../vit/plan.py with MViTv2-nano, 15 epochs, as each takes twice as long."""
+"""The study of ../arms.py with MViTv2-nano, 15 epochs."""
 
 _base_ = '../vit/plan.py'
 
 base = 'configs/castling_cls/castling-cls_mvit-nano_1xb16-30e_flowers5-160x160.py'
-EPOCHS = {'train_cfg.max_epochs': 15, 'param_scheduler.1.T_max': 15}
-arms = {name: dict(options=EPOCHS) for name in ('softmax twin', 'castled', 'linear-angular')}
-del EPOCHS

@@ -1,23 +1,8 @@
-"""Castled against its softmax twin: flowers at 160 px, ViT-nano from random weights.
+"""The study of ../arms.py with ViT-nano, 15 epochs."""
 
-Arms, size, epochs (30), learning rates, seeds and the rule of the verdict (win or loss beyond two
-standard errors of the paired mean, else a tie) were written down before the first run. The plans of
-the three families differ in the backbone alone.
-"""
+_base_ = '../arms.py'
 
 base = 'configs/castling_cls/castling-cls_vit-nano_1xb16-30e_flowers5-160x160.py'
-metric = 'accuracy/top1'
-lrs = [0.0005, 0.001, 0.002]
-seeds = [0, 1, 2]
-reference = 'softmax twin'
-
-ATTN = 'model.backbone.attn'
-arms = {
-    'softmax twin': dict(
-        options={ATTN: dict(_delete_=True, type='SoftmaxAttention')},
-        tuned_as='softmax twin',
-    ),
-    'castled': dict(options={}, tuned_as='castled'),
-    'linear-angular': dict(options={f'{ATTN}.aux': None}, tuned_as='castled'),
-}
-del ATTN
+EPOCHS = {'train_cfg.max_epochs': 15, 'param_scheduler.1.T_max': 15}
+arms = {name: dict(options=EPOCHS) for name in ('softmax twin', 'castled', 'linear-angular')}
+del EPOCHS
