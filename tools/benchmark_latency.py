@@ -7,12 +7,10 @@ python tools/benchmark_latency.py CONFIG --parts whole backbone --shape 512 512 
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
@@ -159,9 +157,7 @@ def benchmark(args: argparse.Namespace) -> list[list[Measurement]]:
     if len(shapes) > 1:
         print('', *verdicts(lines), sep='\n')
     if args.out:
-        content = dict(conditions=conditions, measurements=[asdict(m) for m in sum(lines, [])])
-        with atomic_write(args.out) as unfinished:
-            unfinished.write_text(json.dumps(content, indent=2))
+        latency.save(args.out, conditions, sum(lines, []))
     return lines
 
 

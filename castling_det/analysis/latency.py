@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from torch.profiler import ProfilerActivity, profile
 
+from castling_det.checkpoint import atomic_write
 from castling_det.errors import InputError
 from castling_det.provenance import cpu_name, source_commit
 
@@ -331,6 +332,25 @@ def _measure_at(
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def save(file: Path, conditions: dict[str, Any], measurements: Sequence[Measurement]) -> None:
+    """Write a run as JSON, whole or not at all."""
+    content = dict(conditions=conditions, measurements=[asdict(each) for each in measurements])
+    with atomic_write(file) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=1) + '\n')
+
+
+def load(file: Path) -> tuple[dict[str, Any], list[Measurement]]:
+    """Conditions and measurements of a run that :func:`save` wrote."""
+    content = json.loads(file.read_text())
+    measurements = []
+    for each in content['measurements']:
+        each |= dict(shape=tuple(each['shape']), seconds=tuple(each['seconds']))
+        if each['memory']:
+            each['memory'] = Memory(**each['memory'])
+        measurements.append(Measurement(**each))
+    return content['conditions'], measurements
 
 
 def faster_from(ours: Sequence[Measurement], theirs: Sequence[Measurement]) -> Shape | None:

@@ -2,11 +2,13 @@
 
 from copy import deepcopy
 
+import torch
 from torch import nn
 
 from castling_det.castling import castle, fold_batch_norms
+from castling_det.errors import InputError
 from castling_det.export.adaptive_pool import open_adaptive_pools
-from castling_det.export.graph import Graph
+from castling_det.export.graph import EXAMPLE_SHAPE, Graph
 from castling_det.export.pixel_decoder import open_pixel_decoders
 from castling_det.export.tood_head import open_tood_heads
 from castling_det.models.attention import CastlingAttention
@@ -24,7 +26,8 @@ def graphs(model: nn.Module, decodes: bool, half: bool) -> tuple[Graph, Graph]:
             computes its norms and sums in float32 by itself.
 
     Raises:
-        InputError: If files of such models are not made.
+        InputError: If files of such models are not made, or if the model does not take images of
+            any size.
     """
     if hasattr(model, 'decode_head'):
         from castling_det.export.segmentor_graph import SegmentorGraph as Kind
@@ -33,6 +36,7 @@ def graphs(model: nn.Module, decodes: bool, half: bool) -> tuple[Graph, Graph]:
     else:
         from castling_det.export.detector_graph import DetectorGraph as Kind
     trained = Kind(deepcopy(model), decodes).eval().requires_grad_(False)
+    _require_any_size(trained)
     shipped = deepcopy(trained)
     if any(isinstance(module, CastlingAttention) for module in shipped.modules()):
         castle(shipped, fold_bn=True)
@@ -44,3 +48,16 @@ def graphs(model: nn.Module, decodes: bool, half: bool) -> tuple[Graph, Graph]:
     if half:
         shipped.model.half()
     return trained, shipped
+
+
+def _require_any_size(graph: Graph) -> None:
+    """Try a size that nothing divides: many networks of mmdet take multiples of 32 alone."""
+    try:
+        graph(torch.zeros(EXAMPLE_SHAPE))
+    except RuntimeError as error:
+        height, width = EXAMPLE_SHAPE[-2:]
+        raise InputError(
+            f'the model fails on an image of {height}x{width} px, and a file has to take any size: '
+            f'give model.data_preprocessor=dict(pad_size_divisor=32), by which images are padded '
+            f'({str(error).splitlines()[0]})'
+        ) from error

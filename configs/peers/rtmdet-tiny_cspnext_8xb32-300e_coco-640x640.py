@@ -10,6 +10,7 @@ Published: 41.0 mAP (quoted from mmyolo's README). Status: not run.
 _base_ = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
 
 model = dict(
+    data_preprocessor=dict(pad_size_divisor=32),  # its file takes any size by it
     backbone=dict(init_cfg=None, norm_cfg=dict(type='BN')),
     neck=dict(norm_cfg=dict(type='BN')),
     bbox_head=dict(norm_cfg=dict(type='BN')),

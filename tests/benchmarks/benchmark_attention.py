@@ -1,30 +1,40 @@
-"""Time linear-angular attention against its two matmuls and fused softmax attention.
+"""Time linear-angular attention against its two matmuls, and against other attentions.
 
 python tests/benchmarks/benchmark_attention.py [--rounds 9] [--heads 12] [--tokens 196 400 1024]
 
 q, k and v are views of one tensor of all three, as backbones cut them; one image, heads of 64, one
-thread, inference. "two matmuls" are q (kᵀ v) and nothing else. All take turns in each round, in
-torch and, of the same modules exported, in onnxruntime. The table shows medians in ms, and medians
-of the ratios of a round: ours to the two matmuls with and without the convolution, and softmax to
-ours; nan where onnxruntime's softmax would need too much memory. Memory is what torch allocates
-for the whole of ours beyond its inputs.
+thread, inference. All take turns in each round, in torch and, of the same modules exported, in
+onnxruntime. `x first` is the median of the ratios of a round to q (kᵀ v) alone. Memory is what
+torch allocates beyond the inputs. softmax is torch's fused kernel; onnxruntime has none, and is not
+asked where the logits would need too much memory. `ReLU` is the arithmetic of EfficientViT's linear
+attention (arXiv:2205.14756, equation 2), `as published` our attention in the order of operations of
+its paper, with `nn.Conv2d`.
 """
 
 import argparse
 import math
-import time
-from collections.abc import Callable
+import os
 from functools import partial
-from statistics import median
+from pathlib import Path
+
+os.environ.setdefault('KINETO_LOG_LEVEL', '6')  # the memory profiler announces itself otherwise
 
 import onnxruntime
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from castling_det.analysis.latency import peak_memory
+from castling_det.analysis.latency import (
+    FORMS,
+    Competitor,
+    Setting,
+    conditions,
+    measure,
+    save,
+)
 from castling_det.export.graph import trace
 from castling_det.models.attention import CastlingAttention, SoftmaxAttention
-from castling_det.provenance import cpu_name
+from castling_det.ops.linear_angular import unit_norm
 
 DIMS = 64
 MOST_LOGITS = 2**30  # that onnxruntime is asked to write out for softmax
@@ -35,6 +45,30 @@ class TwoMatmuls(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return q @ (k.transpose(-2, -1) @ v)
+
+
+class ReLUAttention(nn.Module):
+    """Linear attention whose kernel is the product of ReLUs."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k = F.relu(q), F.relu(k)
+        sums = k.transpose(-2, -1) @ F.pad(v, (0, 1), value=1.0)
+        y = q @ sums
+        return y[..., :-1] / (y[..., -1:] + 1e-15)
+
+
+class AsPublished(nn.Module):
+    """Half of v and the angular term, normalised, and a convolution of tokens over the heads."""
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            num_heads, num_heads, (9, 1), padding=(4, 0), bias=False, groups=num_heads
+        )
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        angular = unit_norm(q) @ (unit_norm(k).transpose(-2, -1) @ v) / math.pi
+        return unit_norm(0.5 * v + angular) + self.conv(v)
 
 
 class OfOneTensor(nn.Module):
@@ -49,22 +83,47 @@ class OfOneTensor(nn.Module):
         return self.attn(q, k, v).transpose(1, 2).flatten(2)
 
 
-def in_onnxruntime(model: nn.Module, qkv: Tensor) -> Callable[[Tensor], list]:
+def competitors(heads: int) -> list[Competitor]:
+    """Each attention in torch and in onnxruntime; their shapes are one row of tokens."""
+    sizes = (heads, DIMS, DIMS)
+    attentions = {
+        'two matmuls': TwoMatmuls(),
+        'ours': CastlingAttention(*sizes, aux=None),
+        'ours without convolution': CastlingAttention(*sizes, kernel_size=None, aux=None),
+        'as published': AsPublished(heads),
+        'ReLU': ReLUAttention(),
+        'softmax': SoftmaxAttention(*sizes),
+    }
+    models = {name: OfOneTensor(attn).eval() for name, attn in attentions.items()}
+
+    def in_torch(name: str, shape: tuple[int, int]) -> partial:
+        return partial(models[name], torch.randn(1, shape[1], 3, heads, DIMS))
+
+    def in_onnxruntime(name: str, shape: tuple[int, int]) -> partial:
+        if name == 'softmax' and heads * shape[1] ** 2 > MOST_LOGITS:
+            raise torch.OutOfMemoryError('the logits would be too many')
+        qkv = torch.randn(1, shape[1], 3, heads, DIMS).numpy()
+        return partial(files[name].run, None, {files[name].get_inputs()[0].name: qkv})
+
+    files = {name: in_file(model, heads) for name, model in models.items()}
+    ways = dict(eager=in_torch, onnxruntime=in_onnxruntime)
+    return [
+        Competitor(
+            *(name, FORMS['inference'], mode, 'fp32', 'whole'),
+            *(partial(way, name), lambda: None, None),
+        )
+        for mode, way in ways.items()
+        for name in models
+    ]
+
+
+def in_file(model: nn.Module, heads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    file = torch.onnx.export(trace(model, (qkv, (0, 1))), dynamo=True, verbose=False).model_proto
-    session = onnxruntime.InferenceSession(
-        file.SerializeToString(), options, ['CPUExecutionProvider']
-    )
-    name = session.get_inputs()[0].name
-    return lambda qkv: session.run(None, {name: qkv.numpy()})
-
-
-def milliseconds(call: Callable[[], object], repeats: int) -> float:
-    begin = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return 1e3 * (time.perf_counter() - begin) / repeats
+    example = torch.randn(2, 137, 3, heads, DIMS)  # sizes that nothing divides are open
+    file = torch.onnx.export(trace(model, (example, (0, 1))), dynamo=True, verbose=False)
+    content = file.model_proto.SerializeToString()
+    return onnxruntime.InferenceSession(content, options, ['CPUExecutionProvider'])
 
 
 def main() -> None:
@@ -74,46 +133,27 @@ def main() -> None:
     parser.add_argument(
         '--tokens', type=int, nargs='+', default=[196, 400, 1024, 1600, 4096, 16384]
     )
+    parser.add_argument('--out', type=Path, help='JSON file')
     args = parser.parse_args()
-    torch.set_num_threads(1)
     torch.manual_seed(0)
-    sizes = (args.heads, DIMS, DIMS)
-    modules = [
-        TwoMatmuls(),
-        CastlingAttention(*sizes, kernel_size=None, aux=None),
-        CastlingAttention(*sizes, aux=None),
-        SoftmaxAttention(*sizes),
-    ]
-    models = [OfOneTensor(module).eval() for module in modules]
-    example = torch.randn(2, 137, 3, args.heads, DIMS)  # sizes that nothing divides are open
-    runtimes = {
-        f'torch {torch.__version__}': models,
-        f'onnxruntime {onnxruntime.__version__}': [in_onnxruntime(m, example) for m in models],
-    }
-    print(f'one thread of {cpu_name()}, {args.heads} heads of {DIMS}')
-    for runtime, calls in runtimes.items():
-        print(f'\n{runtime}, {args.rounds} rounds')
-        print(
-            f'{"tokens":>6}{"matmuls":>10}{"no conv":>10}{"ours":>10}{"softmax":>10}'
-            f'{"no conv/matmuls":>17}{"ours/matmuls":>14}{"softmax/ours":>14}{"memory, MiB":>13}'
-        )
-        for tokens in args.tokens:
-            qkv = torch.randn(1, tokens, 3, args.heads, DIMS)
-            with torch.inference_mode():
-                memory = peak_memory(partial(models[2], qkv), 'cpu').peak / 2**20
-                steps = [partial(call, qkv) for call in calls]
-                if calls is not models and args.heads * tokens**2 > MOST_LOGITS:
-                    steps.pop()
-                repeats = max(1, 2048 // tokens)
-                times = [[milliseconds(s, repeats) for s in steps] for _ in range(args.rounds + 1)]
-            times = [(*row, math.nan)[:4] for row in times[1:]]  # the first warms up
-            matmuls, bare, ours, softmax = (median(column) for column in zip(*times, strict=True))
-            ratios = [median(row[a] / row[b] for row in times) for a, b in ((1, 0), (2, 0), (3, 2))]
-            print(
-                f'{tokens:6}{matmuls:10.2f}{bare:10.2f}{ours:10.2f}{softmax:10.2f}'
-                f'{ratios[0]:17.2f}{ratios[1]:14.2f}{ratios[2]:14.2f}{memory:13.1f}',
-                flush=True,
-            )
+    setting = Setting(rounds=args.rounds)
+    known = conditions(setting)
+    print(*(f'{name}: {value}' for name, value in known.items()), sep=', ')
+    print(f'{"tokens":>6}  {"":40}{"ms":>10}{"x first":>10}{"MiB":>10}')
+    found, first = [], {}
+    for measured in measure(competitors(args.heads), [(1, n) for n in args.tokens], setting):
+        found.append(measured)
+        tokens, runtime = measured.shape[1], measured.mode
+        cells = [''] * 3
+        if measured.seconds:
+            ratio = measured.ratio_to(first.setdefault((tokens, runtime), measured))
+            cells[:2] = f'{1e3 * measured.median:.2f}', f'{ratio:.2f}'
+        if measured.memory:
+            cells[2] = f'{measured.memory.peak / 2**20:.1f}'
+        name = f'{measured.model}, {runtime}'
+        print(f'{tokens:6}  {name:40}{cells[0]:>10}{cells[1]:>10}{cells[2]:>10}', flush=True)
+    if args.out:
+        save(args.out, known, found)
 
 
 if __name__ == '__main__':

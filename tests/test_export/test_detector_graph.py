@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from castling_det.errors import InputError
 from castling_det.export.build import graphs
 from castling_det.export.detector_graph import DetectorGraph
 from castling_det.models.attention import CastlingAttention
@@ -50,6 +51,23 @@ def test_other_models_are_refused(detector):
         ValueError, match='Module with no bbox_head is not exported, .* DETRs are not'
     ):
         DetectorGraph(model, True)
+
+
+def test_a_model_of_multiples_alone_is_refused_with_the_remedy(detector, monkeypatch):
+    """As mmdet's RTMDet is without padding."""
+    backbone = detector.model.backbone
+
+    def forward(x):
+        if x.shape[-1] % 32:
+            raise RuntimeError('Sizes of tensors must match')
+        return type(backbone).forward(backbone, x)
+
+    monkeypatch.setattr(backbone, 'forward', forward)
+    monkeypatch.setattr(detector.model.data_preprocessor, 'pad_size_divisor', 1)
+    with pytest.raises(InputError, match='135x203 px.*pad_size_divisor=32.*must match'):
+        graphs(detector.model, decodes=True, half=False)
+    monkeypatch.setattr(detector.model.data_preprocessor, 'pad_size_divisor', 32)
+    graphs(detector.model, decodes=True, half=False)
 
 
 @torch.no_grad()
