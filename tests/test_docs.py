@@ -4,6 +4,7 @@ import json
 import re
 import textwrap
 from ast import literal_eval
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,24 @@ def test_every_page_is_in_the_index():
 # The page on ViTs of other libraries: its blocks run one after the other, with tiny models.
 
 
+@pytest.fixture(scope='module')
+def one_recording() -> Iterator[None]:
+    """Focal attention of the same heads and dims is recorded once."""
+    pytest.importorskip('onnxruntime', reason="the extra 'export' is not installed")
+    from castling_det.export.recording import FocalFunction
+
+    record_anew, known = FocalFunction.record, {}
+
+    def record(function):
+        if function.name not in known:
+            known[function.name] = record_anew(function)
+        return known[function.name]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FocalFunction, 'record', record)
+        yield
+
+
 @pytest.fixture
 def names(tmp_path, monkeypatch) -> dict:
     """What is the reader's own; files of the page lie in a folder of the test."""
@@ -254,8 +273,8 @@ def assert_shipped(names: dict) -> None:
     torch.testing.assert_close(file, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures('one_recording')
 def test_way_of_a_timm_user(names, monkeypatch):
-    pytest.importorskip('onnxruntime', reason="the extra 'export' is not installed")
     create, name = timm.create_model, 'vit_small_patch14_dinov2'
     tiny = dict(embed_dim=32, depth=1, num_heads=2)
     monkeypatch.setattr(timm, 'create_model', lambda *args, **more: create(*args, **more, **tiny))
@@ -305,8 +324,8 @@ def dinov2_small(names) -> dict[str, torch.Tensor]:
     return model.state_dict()
 
 
+@pytest.mark.usefixtures('one_recording')
 def test_way_of_a_transformers_user(names, dinov2_small):
-    pytest.importorskip('onnxruntime', reason="the extra 'export' is not installed")
     run('transformers', names)
     assert_shipped(names)
     learnt = load_file('castlified/model.safetensors')

@@ -1,4 +1,4 @@
-"""The README's commands on a few tiny scenes: once as subprocesses, then in this process."""
+"""The README's commands on a few tiny scenes: a training as a subprocess, all else in this one."""
 
 import os
 import re
@@ -100,7 +100,7 @@ def log_of(work_dir: Path) -> str:
 def demo(tmp_path_factory: pytest.TempPathFactory, call) -> tuple[Path, str]:
     """Folder of a demo detector, trained in two runs, and what the second one printed."""
     root = tmp_path_factory.mktemp('demo')
-    run('tools/make_shapes.py', root / 'shapes', '--num-train', 8, '--num-val', 1)
+    call('make_shapes', root / 'shapes', '--num-train', 8, '--num-val', 1)
     (root / 'leaf.py').write_text(LEAF.format(demo=DEMO, root=root))
     train = ['tools/train.py', root / 'leaf.py', '--work-dir', root / 'work']
     output = run(*train, '--resume', '--cfg-options', 'train_cfg.max_epochs=16')
@@ -135,11 +135,11 @@ def test_training_begins_with_a_few_lines_and_leaves_the_rest_to_the_log(demo):
     assert re.search(r'8 images .*, \d+ boxes', log)
 
 
-def test_testing_repeats_the_metric_and_draws_truth_above_prediction(demo):
+def test_testing_repeats_the_metric_and_draws_truth_above_prediction(demo, call):
     root, _ = demo
     checkpoint, pictures = root / 'work' / 'epoch_32.pth', root / 'pictures'
-    output = run(
-        'tools/test.py',
+    output = call(
+        'test',
         *(root / 'leaf.py', checkpoint, '--work-dir', root / 'test'),
         *('--show-dir', pictures, '--out', root / 'predictions.pkl'),
     )

@@ -3,9 +3,10 @@
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 from PIL import Image
 
 from castling_det.datasets.box_layouts import LAYOUTS, NAME_FILES, Boxes
@@ -41,6 +42,7 @@ class OwnData:
         classes: Their names, in the order of their numbers.
         splits: 'train', 'val' and, where it is there, 'test'.
         notes: What was made of the files and what was left out, a sentence each.
+        palette: Of label maps that have one, red, green and blue of each class, 0 to 255.
     """
 
     root: Path
@@ -48,6 +50,7 @@ class OwnData:
     classes: tuple[str, ...]
     splits: dict[str, Split]
     notes: list[str]
+    palette: list[list[int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         order = ('train', 'val', 'test')
@@ -202,7 +205,8 @@ def _segmentation(
         for split, part in zip(('train', 'val'), folder.divide(stems), strict=True):
             splits[split] = _listed(folder, split, train, part)
     names = _label_names(folder, list(pairs), classes)
-    return OwnData(folder.root, 'segmentation', names, splits, folder.notes)
+    palette = _palette_beside(folder, len(names))
+    return OwnData(folder.root, 'segmentation', names, splits, folder.notes, palette)
 
 
 def _label_map_split(
@@ -262,12 +266,23 @@ def _names_beside(folder: DataFolder) -> list[str]:
             return [line.strip() for line in folder.read(file).splitlines() if line.strip()]
         if file.name == 'classes.json':
             content = json.loads(folder.read(file))
-            if isinstance(content, dict) and 'palette' in content:
-                folder.notes.append(
-                    f'the palette of {file} is left out: pictures have our colours, or those of '
-                    'metainfo=dict(palette=...) in the config'
-                )
             return content['classes'] if isinstance(content, dict) else content
+    return []
+
+
+def _palette_beside(folder: DataFolder, num_classes: int) -> list[list[int]]:
+    """Colours below ``palette`` in ``classes.json``, one a class; none where it has no palette."""
+    for file in folder.files:
+        content = json.loads(folder.read(file)) if file.name == 'classes.json' else None
+        if not isinstance(content, dict) or 'palette' not in content:
+            continue
+        colours = np.array(content['palette'])
+        if colours.shape == (num_classes, 3) and colours.dtype.kind in 'iu':
+            return colours.clip(0, 255).tolist()
+        folder.notes.append(
+            f'the palette of {file} is left out: it is to be a list of {num_classes} colours '
+            '[red, green, blue], one a class, from 0 to 255'
+        )
     return []
 
 

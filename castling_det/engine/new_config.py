@@ -83,7 +83,7 @@ _base_ = ['castling_det::_base_/models/{base}.py',
           'castling_det::_base_/own_data/{recipe}.py']
 size, epochs = {size}, {epochs}  # {sides} in pixels, multiples of {step}
 {data}
-images = dict(data_root=root, metainfo=dict(classes=classes))
+images = dict(data_root=root, metainfo=dict({metainfo}))
 {splits}
 {pipelines}
 val_dataloader = dict(dataset=dict(val, pipeline=test_pipeline))
@@ -246,6 +246,8 @@ def config_text(
     start = f'root, classes = {root!r}, '
     values = [start + pformat(data.classes, width=LINE_LENGTH - len(start), compact=True)]
     values += [f'weights = {_start(model, weights)}'] if trained else []
+    if data.palette:
+        values += [f'palette = {pformat(data.palette, width=LINE_LENGTH - 10, compact=True)}']
     splits = [f'{key} = dict(images, {_arguments(part.keys)})' for key, part in data.splits.items()]
     splits += ['test = val'] if 'test' not in data.splits else []
     return HEADER.format(
@@ -258,6 +260,7 @@ def config_text(
         epochs=epochs,
         step=step,
         data='\n'.join(values),
+        metainfo='classes=classes' + (', palette=palette' if data.palette else ''),
         splits='\n'.join(splits),
         pipelines=PIPELINES[task],
         model=_model(task, model, trained),

@@ -4,16 +4,17 @@ python tests/benchmarks/benchmark_attention.py [--rounds 9] [--heads 12] [--toke
 
 q, k and v are views of one tensor of all three, as backbones cut them; one image, heads of 64, one
 thread, inference. All take turns in each round, in torch and, of the same modules exported, in
-onnxruntime. `x first` is the median of the ratios of a round to q (kᵀ v) alone. Memory is what
-torch allocates beyond the inputs. softmax is torch's fused kernel; onnxruntime has none, and is not
-asked where the logits would need too much memory. `ReLU` is the arithmetic of EfficientViT's linear
-attention (arXiv:2205.14756, equation 2), `as published` our attention in the order of operations of
-its paper, with `nn.Conv2d`.
+onnxruntime; the fewer tokens, the more rounds. `x first` is the median of the ratios of a round to
+q (kᵀ v) alone. Memory is what torch allocates beyond the inputs. softmax is torch's fused kernel;
+onnxruntime has none, and is not asked where the logits would need too much memory. `ReLU` is the
+arithmetic of EfficientViT's linear attention (arXiv:2205.14756, equation 2), `as published` our
+attention in the order of operations of its paper, with `nn.Conv2d`.
 """
 
 import argparse
 import math
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from castling_det.models.attention import CastlingAttention, SoftmaxAttention
 from castling_det.ops.linear_angular import unit_norm
 
 DIMS = 64
+TIMED_TOKENS = 40960  # at least, of each attention
 MOST_LOGITS = 2**30  # that onnxruntime is asked to write out for softmax
 
 
@@ -140,18 +142,20 @@ def main() -> None:
     known = conditions(setting)
     print(*(f'{name}: {value}' for name, value in known.items()), sep=', ')
     print(f'{"tokens":>6}  {"":40}{"ms":>10}{"x first":>10}{"MiB":>10}')
-    found, first = [], {}
-    for measured in measure(competitors(args.heads), [(1, n) for n in args.tokens], setting):
-        found.append(measured)
-        tokens, runtime = measured.shape[1], measured.mode
-        cells = [''] * 3
-        if measured.seconds:
-            ratio = measured.ratio_to(first.setdefault((tokens, runtime), measured))
-            cells[:2] = f'{1e3 * measured.median:.2f}', f'{ratio:.2f}'
-        if measured.memory:
-            cells[2] = f'{measured.memory.peak / 2**20:.1f}'
-        name = f'{measured.model}, {runtime}'
-        print(f'{tokens:6}  {name:40}{cells[0]:>10}{cells[1]:>10}{cells[2]:>10}', flush=True)
+    competing, found = competitors(args.heads), []
+    for tokens in args.tokens:
+        rounds = max(args.rounds, TIMED_TOKENS // tokens)
+        first = {}
+        for measured in measure(competing, [(1, tokens)], replace(setting, rounds=rounds)):
+            found.append(measured)
+            cells = [''] * 3
+            if measured.seconds:
+                ratio = measured.ratio_to(first.setdefault(measured.mode, measured))
+                cells[:2] = f'{1e3 * measured.median:.2f}', f'{ratio:.2f}'
+            if measured.memory:
+                cells[2] = f'{measured.memory.peak / 2**20:.1f}'
+            name = f'{measured.model}, {measured.mode}'
+            print(f'{tokens:6}  {name:40}{cells[0]:>10}{cells[1]:>10}{cells[2]:>10}', flush=True)
     if args.out:
         save(args.out, known, found)
 

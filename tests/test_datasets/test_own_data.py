@@ -208,7 +208,7 @@ def test_pascal_voc(tmp_path):
 
 def test_pascal_voc_beside_the_images(tmp_path):
     for split in ('train', 'valid'):
-        picture(tmp_path / split / 'a.jpg')
+        picture(tmp_path / split / 'a.jpg', (2, 1))
         text(tmp_path / split / 'a.xml', VOC)
     data = find_own_data(tmp_path)
     assert [list(boxes_of(read(data, split))) for split in ('train', 'val')] == [
@@ -238,6 +238,20 @@ def test_label_maps(tmp_path):
     text(tmp_path / 'classes.txt', 'sky\nroad\n')
     with pytest.raises(InputError, match=r'0 to 2, for which 2 names are not enough \(sky, road\)'):
         find_own_data(tmp_path)
+
+
+def test_colours_of_label_maps(tmp_path):
+    for split in ('train', 'val'):
+        picture(tmp_path / split / 'a.jpg', (2, 1))
+        label_map(tmp_path / f'{split}annot' / 'a.png', [0, 1])
+    colours = [[128, 64, 128], [0, 0, 142]]
+    beside = dict(classes=['road', 'car'], palette=colours)
+    text(tmp_path / 'classes.json', json.dumps(beside))
+    data = find_own_data(tmp_path)
+    assert (data.classes, data.palette, data.notes) == (('road', 'car'), colours, [])
+    text(tmp_path / 'classes.json', json.dumps(beside | dict(palette=colours[:1])))
+    data = find_own_data(tmp_path)
+    assert not data.palette and 'is to be a list of 2 colours' in data.notes[-1]
 
 
 def test_label_maps_without_val(tmp_path):

@@ -181,6 +181,14 @@ def test_many_classes_are_wrapped(tmp_path):
     assert load_config(path).val_dataloader.dataset.metainfo.classes == classes
 
 
+def test_the_palette_of_the_folder_is_that_of_the_data_sets(tmp_path):
+    data = own_data('segmentation')
+    data.palette = [[128, 64, 128], [0, 0, 142]]
+    cfg = load_config(written(tmp_path, data, 'vit-nano'))
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        assert loader.dataset.metainfo.palette == data.palette
+
+
 def test_a_short_training_is_named(tmp_path, call):
     """40 photos are 3 iterations of 16; from random weights 1,300 are usual."""
     for name in ('cat', 'dog'):

@@ -27,14 +27,14 @@ latency detectors "${detectors[@]}" --rounds 7 \
 latency files --onnx "$files"/*.onnx --modes onnxruntime openvino --rounds 7 \
   --shape 160 160 320 320 416 416 640 640 1024 1024
 latency segmentors $mask2former/castling-mask2former-nano_vit-nano_1xb4-1500i_camvid-192x256.py \
-  --parts whole backbone --rounds 5 --shape 512 512 640 640 1024 1024 2048 2048
+  --parts whole backbone --rounds 5 --shape 512 512 640 640 1024 1024
 latency segmentors-deit-s \
   $mask2former/castling-mask2former_deit-s-p16-mae-pre_8xb2-160k_ade20k-512x512.py \
-  --parts whole backbone --rounds 3 --shape 512 512 640 640 1024 1024
+  --parts whole backbone --rounds 2 --shape 512 512 640 640
 latency classifiers $cls/castling-cls_{deit-t,deit-s,levit-128s,levit-384,mvit-tiny}_*.py \
   $peers/cls_swin-t_*.py --rounds 9 --shape 224 224 448 448
 latency detector-backbones $mvit/castling-retinanet_mvit-t-*.py \
-  $peers/retinanet_{swin-t,pvtv2-b2}_*.py --parts whole backbone --rounds 3 --shape 640 640
+  $peers/retinanet_{swin-t,pvtv2-b2}_*.py --parts whole backbone --rounds 2 --shape 640 640
 latency segmentor-backbones \
   $mask2former/castling-mask2former_deit-s-p16-mae-pre_8xb2-160k_ade20k-512x512.py \
-  $peers/{upernet_swin-t,fpn_pvtv2-b2}_*.py --parts whole backbone --rounds 3 --shape 512 512
+  $peers/{upernet_swin-t,fpn_pvtv2-b2}_*.py --parts whole backbone --rounds 2 --shape 512 512
