@@ -8,6 +8,7 @@ python tools/new_config.py DATA --model levit-128s --size 416 --epochs 50 --out 
 
 import argparse
 import math
+import os
 from pathlib import Path
 
 from castling_det.checkpoint import atomic_write
@@ -16,6 +17,7 @@ from castling_det.engine.cli import errors_in_one_sentence, load_config
 from castling_det.engine.new_config import (
     MODELS,
     SIDES,
+    WEIGHTS_VARIABLE,
     config_text,
     find_weights,
     input_size,
@@ -77,7 +79,11 @@ def report(data: OwnData, name: str, weights: Path | None) -> str:
     if weights is not None:
         lines.append(f'The training starts from {weights}')
     elif starts_trained(name, weights):
-        lines.append('The training starts from weights that timm downloads')
+        folder = os.environ.get(WEIGHTS_VARIABLE)
+        lines.append(
+            'The training starts from weights that timm downloads'
+            + (f': no file in {folder} has {MODELS[name].timm_name} in its name' if folder else '')
+        )
     else:
         lines.append(
             f'The training starts from random weights, and has {data.splits["train"].num_images} '
@@ -93,8 +99,8 @@ def length(data: OwnData, config: Path, epochs: int, trained: bool) -> str:
     enough = (ENOUGH_TRAINED if trained else ENOUGH_RANDOM)[data.task]
     told = f'{epochs} epochs: up to {an_epoch * epochs} iterations of {batch} images'
     if an_epoch * epochs < enough:
-        told += f'\nThat is short: {enough} iterations are usual, '
-        told += f'--epochs {math.ceil(enough / an_epoch)}'
+        told += f'\nThat is short: {enough} iterations are usual, by epochs = '
+        told += f'{math.ceil(enough / an_epoch)} in {config}'
     return told
 
 

@@ -42,8 +42,9 @@ class SafeCheckpointHook(CheckpointHook):
     A full disk or a killed process leaves the previous checkpoint, and ``last_checkpoint`` points
     at it. Likewise the best checkpoint (``save_best``) stays until a better one, or a later one
     that is as good, is written. When the training is resumed, files that a killed process had no
-    time to remove go, and a validation that it did not end is made. With ``save_best='auto'`` mAP,
-    mIoU or top-1 accuracy chooses the best, or else the first metric, as in mmengine.
+    time to remove go, and a validation that it did not end is made. The best checkpoint of an
+    earlier training in the same folder goes when this one has its own. With ``save_best='auto'``
+    mAP, mIoU or top-1 accuracy chooses the best, or else the first metric, as in mmengine.
 
     Args:
         Those of :class:`mmengine.hooks.CheckpointHook`.
@@ -61,7 +62,9 @@ class SafeCheckpointHook(CheckpointHook):
             self.backend_args = dict(backend='whole_file')
             require_writable(self.out_dir)
         self.file_backend = _Postponing(self.file_backend)
+        self.earlier_best = []
         if not runner._resume or runner.iter == 0:
+            self._find_earlier_best(runner)
             return
         for name in runner.message_hub.runtime_info.get(OUTDATED, []):
             self.file_backend.remove(self._path(name))
@@ -114,6 +117,9 @@ class SafeCheckpointHook(CheckpointHook):
         if self.save_best is not None and 'auto' in self.key_indicators:
             self._choose_metric(runner, list(metrics))
         super()._save_best_checkpoint(runner, metrics)
+        if _best(runner):
+            self.file_backend.outdated += self.earlier_best
+            self.earlier_best = []
         self._remove_outdated(runner)
 
     def _choose_metric(self, runner: Runner, names: list[str]) -> None:
@@ -138,6 +144,16 @@ class SafeCheckpointHook(CheckpointHook):
                 backend.rmtree(path)
             elif backend.isfile(path):
                 backend.remove(path)
+
+    def _find_earlier_best(self, runner: Runner) -> None:
+        """Note the best checkpoints of another training, which beside ours would mislead."""
+        names = [path.name for path in Path(self.out_dir).glob('best_*.pth')]
+        if names and self.save_best is not None:
+            self.earlier_best = [self._path(name) for name in names]
+            runner.logger.warning(
+                f'{self.out_dir} has the best checkpoint of an earlier training, which goes when '
+                f'this one has its own: {", ".join(sorted(names))}'
+            )
 
     def _find_best(self, runner: Runner) -> None:
         """Look for the best checkpoints in this folder; a score without its file counts no more."""

@@ -202,5 +202,5 @@ def test_a_short_training_is_named(tmp_path, call):
         return call('new_config', tmp_path / 'pets', '--epochs', epochs, '--out', out)
 
     assert '433 epochs: up to 1299 iterations of 16 images\nThat is short' in told(433)
-    assert '1300 iterations are usual, --epochs 434\n' in told(50)
+    assert f'1300 iterations are usual, by epochs = 434 in {tmp_path}/my_50.py\n' in told(50)
     assert 'That is short' not in told(434)

@@ -2,6 +2,7 @@ import errno
 import io
 import os
 import shutil
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -271,6 +272,20 @@ def test_of_equals_the_last_is_the_best(tmp_path, monkeypatch):
     for epoch in (1, 2):
         monkeypatch.setitem(MEASURED['acc'], epoch, 0)
     assert measured(monkeypatch, tmp_path, 'acc', 2) == ({1, 2}, {'best_acc_epoch_2'})
+
+
+def test_best_of_an_earlier_training_goes_when_this_one_has_its_own(tmp_path, monkeypatch):
+    earlier, there = tmp_path / 'best_mIoU_epoch_60.pth', []
+    earlier.touch()
+
+    class Look(Measure):
+        def compute_metrics(self, results):
+            there.append(earlier.exists())
+            return super().compute_metrics(results)
+
+    monkeypatch.setattr(sys.modules[__name__], 'Measure', Look)
+    assert measured(monkeypatch, tmp_path, 'acc', 3)[1] == {'best_acc_epoch_2'}
+    assert there == [True, False, False]
 
 
 @pytest.mark.parametrize(('lost', 'acc'), [('nothing', 2), ('best_acc_epoch_2.pth', 3)])
