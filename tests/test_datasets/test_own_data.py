@@ -242,8 +242,8 @@ def test_label_maps(tmp_path):
 
 def test_colours_of_label_maps(tmp_path):
     for split in ('train', 'val'):
-        picture(tmp_path / split / 'a.jpg', (2, 1))
-        label_map(tmp_path / f'{split}annot' / 'a.png', [0, 1])
+        picture(tmp_path / 'images' / split / 'a.jpg', (2, 1))
+        label_map(tmp_path / 'masks' / split / 'a.png', [0, 1])
     colours = [[128, 64, 128], [0, 0, 142]]
     beside = dict(classes=['road', 'car'], palette=colours)
     text(tmp_path / 'classes.json', json.dumps(beside))

@@ -24,8 +24,10 @@ latency() { # RUN ARGUMENTS...
 python tests/benchmarks/benchmark_attention.py --rounds 7 --out $out/attention.json
 latency detectors "${detectors[@]}" --rounds 7 \
   --shape 160 160 320 320 416 416 640 640 1024 1024 2048 2048
-latency files --onnx "$files"/*.onnx --modes onnxruntime openvino --rounds 7 \
-  --shape 160 160 320 320 416 416 640 640 1024 1024
+for runtime in onnxruntime openvino; do
+  latency files-$runtime --onnx "$files"/*.onnx --modes $runtime --rounds 7 \
+    --shape 160 160 320 320 416 416 640 640 1024 1024
+done
 latency segmentors $mask2former/castling-mask2former-nano_vit-nano_1xb4-1500i_camvid-192x256.py \
   --parts whole backbone --rounds 5 --shape 512 512 640 640 1024 1024
 latency segmentors-deit-s \
