@@ -113,6 +113,7 @@ def main() -> None:
         size = input_size(args.model, data.task, args.size)
         weights = find_weights(args.model)
         text = config_text(data, args.model, size, args.epochs, weights)
+        found = report(data, args.model, weights)
         try:
             with atomic_write(args.out) as unfinished:
                 unfinished.write_text(text)
@@ -121,7 +122,7 @@ def main() -> None:
                 f'{args.out} cannot be written ({error.strerror}): give another --out'
             ) from error
         told = length(data, args.out, args.epochs, starts_trained(args.model, weights))
-    print(report(data, args.model, weights))
+    print(found)
     best = f'work_dirs/{args.out.stem}/best_*.pth'
     print(
         f'Config: {args.out}, {size[0]}x{size[1]} px, {told}\n'

@@ -1,22 +1,25 @@
 """Boxes of a folder: COCO json as it is, YOLO txt and Pascal VOC xml converted to it."""
 
+import codecs
 import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 import yaml
 
-from castling_det.datasets.data_folder import DataFolder, require_train, split_of
+from castling_det.datasets.data_folder import DataFolder, class_names, require_train, split_of
 from castling_det.datasets.image_files import first_five, upright_size
 from castling_det.errors import InputError
+from castling_det.inference.run_onnx import IMAGE_SUFFIXES
 
 NAME_FILES = ('classes.txt', 'obj.names', 'labels.txt')
-YOLO_LINE = re.compile(r'\d+(\s+-?[\d.]+(e-?\d+)?){4,}\s*$')  # a box or a polygon
+YOLO_LINE = re.compile(r'\d+(\s+-?[\d.]+(e-?\d+)?){4,}\s*$')  # a box, a polygon, or more than a box
 VOC_FOLDERS = ('JPEGImages', 'images')  # of images, beside the one of the xml files
+VOC_LISTS = dict(train='train', val='val', test='test', trainval='train')  # of ImageSets/Main
 
 
 @dataclass
@@ -79,11 +82,21 @@ def read_coco(folder: DataFolder, contents: dict[PurePosixPath, dict], _: object
 
 def _require_keys(folder: DataFolder, file: PurePosixPath, content: dict) -> None:
     """What is read here; the check of the data set asks for more."""
+    if (folder.root / file).read_bytes().startswith(codecs.BOM_UTF8):
+        raise InputError(
+            f'{folder.root / file} begins with a byte order mark: save it as UTF-8 without one'
+        )
     required = dict(images=('id', 'file_name'), annotations=('image_id', 'category_id'))
     for part, keys in (required | dict(categories=('id', 'name'))).items():
         for key in keys:
             if any(key not in entry for entry in content[part]):
                 raise InputError(f'{folder.root / file}: an entry of {part} has no {key}: add it')
+    for category in content['categories']:
+        if not isinstance(category['name'], str):
+            raise InputError(
+                f'{folder.root / file}: the name of a category is {category["name"]!r}: write it '
+                f'as text, "{category["name"]}"'
+            )
 
 
 def _images_of(folder: DataFolder, file: PurePosixPath, content: dict) -> str:
@@ -91,15 +104,17 @@ def _images_of(folder: DataFolder, file: PurePosixPath, content: dict) -> str:
     if not content['images']:
         raise InputError(f'{folder.root / file} lists no image')
     first, split = content['images'][0]['file_name'], split_of(file)
-    parents = {parent for image in folder.images for parent in image.parents}
-    order = sorted(parents, key=lambda p: (split_of(p) != split, p != file.parent, str(p)))
-    for parent in order:
+    nearest = defaultdict(list)  # those of its split go before those of none, its own before others
+    for parent in sorted({parent for image in folder.images for parent in image.parents}):
         if split_of(parent) in (split, None) and (folder.root / parent / first).is_file():
-            return '' if parent == PurePosixPath('.') else f'{parent}/'
-    raise InputError(
-        f'{folder.root / file}: its first image, {first}, is in no folder below {folder.root}: '
-        'copy the images there'
-    )
+            nearest[split_of(parent) != split, parent != file.parent].append(parent)
+    if not nearest:
+        raise InputError(
+            f'{folder.root / file}: its first image, {first}, is in no folder below {folder.root}: '
+            'copy the images there'
+        )
+    parent = folder.choose(nearest[min(nearest)], file)
+    return '' if parent == PurePosixPath('.') else f'{parent}/'
 
 
 def _written(folder: DataFolder, contents: dict[str, dict], images: str = '') -> Boxes:
@@ -107,7 +122,7 @@ def _written(folder: DataFolder, contents: dict[str, dict], images: str = '') ->
     require_train(folder, contents)
     if 'val' not in contents:
         whole = contents['train']
-        for split, part in zip(('train', 'val'), folder.divide(whole['images']), strict=True):
+        for split, part in zip(('train', 'val'), _divided(folder, whole), strict=True):
             ids = {image['id'] for image in part}
             boxes = [box for box in whole['annotations'] if box['image_id'] in ids]
             contents[split] = dict(whole, images=part, annotations=boxes)
@@ -115,6 +130,16 @@ def _written(folder: DataFolder, contents: dict[str, dict], images: str = '') ->
         split: CocoSplit(folder.write(f'{split}.json', json.dumps(content)), images, content)
         for split, content in contents.items()
     }
+
+
+def _divided(folder: DataFolder, content: dict) -> tuple[list[dict], list[dict]]:
+    """Images of train and of val; those with boxes by themselves, so that val gets its part."""
+    ids = {box['image_id'] for box in content['annotations']}
+    boxed = [image for image in content['images'] if image['id'] in ids]
+    empty = [image for image in content['images'] if image['id'] not in ids]
+    train, val = folder.divide(boxed, 'images with boxes')
+    more = folder.divide(empty, 'images') if empty[1:] else (empty, [])
+    return train + more[0], val + more[1]
 
 
 def _as_coco(found: dict[str, list[dict]], classes: Sequence[str]) -> dict[str, dict]:
@@ -184,15 +209,22 @@ def read_yolo(
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
-            if not YOLO_LINE.match(line) or int(line.split()[0]) >= len(names):
+            if not _is_yolo(line, len(names)):
                 raise InputError(
                     f'{folder.root / label}, line {number} is {line!r}: write a class from 0 to '
-                    f'{len(names) - 1} and x y width height, or a polygon, as shares of the image'
+                    f'{len(names) - 1} and x y width height, or a polygon, as shares of the image, '
+                    'without confidence or key points'
                 )
             boxes.append(_yolo_box(line, width, height))
         split = split_of(image.parent) or 'train'
         found[split].append(dict(file_name=str(image), width=width, height=height, boxes=boxes))
     return _written(folder, _as_coco(found, names))
+
+
+def _is_yolo(line: str, num_classes: int) -> bool:
+    """Whether it is a class with x, y, width and height, or with the x and y of each corner."""
+    label, *numbers = line.split()
+    return bool(YOLO_LINE.match(line)) and int(label) < num_classes and len(numbers) % 2 == 0
 
 
 def _yolo_box(line: str, width: int, height: int) -> tuple:
@@ -210,24 +242,31 @@ def _yolo_names(folder: DataFolder) -> list[str] | None:
     for file in folder.files:
         if file.suffix.lower() in ('.yaml', '.yml'):
             try:
-                content = yaml.safe_load(folder.read(file))
+                content = yaml.load(folder.read(file), yaml.BaseLoader)  # texts: `no` stays a name
             except yaml.YAMLError as error:
                 raise InputError(f'{folder.root / file} is no YAML ({error}): mend it') from error
             names = content.get('names') if isinstance(content, dict) else None
             if names:
-                listed = [
-                    split for split in ('train', 'val') if str(content.get(split)).endswith('.txt')
-                ]
-                if listed:
-                    raise InputError(
-                        f'{folder.root / file}: {listed[0]} is a list of files, which is not read: '
-                        'put the images of each split into a folder, images/train and images/val'
-                    )
-                return [names[key] for key in sorted(names)] if isinstance(names, dict) else names
+                _refuse_unread(folder.root / file, content)
+                return class_names(folder.root / file, names)
     for file in folder.files:
         if file.name in NAME_FILES:
             return [line.strip() for line in folder.read(file).splitlines() if line.strip()]
     return None
+
+
+def _refuse_unread(file: Path, content: dict) -> None:
+    for split in ('train', 'val'):
+        if str(content.get(split)).endswith('.txt'):
+            raise InputError(
+                f'{file}: {split} is a list of files, which is not read: put the images of each '
+                'split into a folder, images/train and images/val'
+            )
+    if 'kpt_shape' in content:
+        raise InputError(
+            f'{file} has kpt_shape, and key points are not learnt: write labels of boxes alone, '
+            'and take kpt_shape out'
+        )
 
 
 # Pascal VOC.
@@ -256,12 +295,7 @@ def read_voc(
 ) -> Boxes:
     """Convert VOC's boxes; difficult ones are ignored in training and metric (``iscrowd``)."""
     classes = sorted({name for root in files.values() for name in _texts(root, 'object/name')})
-    lists = {
-        split: {line.split()[0] for line in folder.read(file).splitlines() if line.strip()}
-        for split in ('train', 'val', 'test')
-        for file in folder.files
-        if file.parts[-2:] == ('Main', f'{split}.txt')
-    }
+    lists = _voc_lists(folder)
     by_stem = defaultdict(list)
     for image in folder.images:
         by_stem[image.stem].append(image)
@@ -275,26 +309,49 @@ def read_voc(
         width, height = size if all(size) else upright_size(folder.root / image)
         entry = dict(file_name=str(image), width=width, height=height)
         entry['boxes'] = [_voc_box(folder, file, each, classes) for each in root.iter('object')]
-        listed = [split for split, stems in lists.items() if file.stem in stems]
+        names = {parent / file.stem for parent in file.parents}
+        listed = [VOC_LISTS[name] for name, those in lists.items() if names & those]
         if lists and not listed:
             unlisted.append(file)
             continue
-        found[(listed or [split_of(file) or 'train'])[0]].append(entry)
+        found[(listed or [split_of(file.parent) or 'train'])[0]].append(entry)
     if missing:
         raise InputError(
             f'{folder.root}: {len(missing)} of {len(files)} xml files have no image of their name '
             f'({first_five(missing)}): add it, or take them away'
         )
+    if not found:
+        raise InputError(
+            f'{folder.root}: ImageSets/Main lists none of the {len(files)} xml files '
+            f'({first_five(unlisted)}): write their names there without ending, or take it away'
+        )
     if unlisted:
-        folder.notes.append(f'left out, in no list of ImageSets/Main: {first_five(unlisted)}')
+        folder.notes.append(
+            f'left out, in no list of ImageSets/Main: {len(unlisted)} of {len(files)} xml files '
+            f'({first_five(unlisted)})'
+        )
     return _written(folder, _as_coco(found, classes))
+
+
+def _voc_lists(folder: DataFolder) -> dict[str, set[PurePosixPath]]:
+    """What is on the lists of ImageSets/Main, as names of images below the folder of ImageSets."""
+    lists = {name: set() for name in VOC_LISTS}
+    for file in folder.files:
+        if file.parent.name == 'Main' and file.suffix == '.txt' and file.stem in lists:
+            for line in filter(None, map(str.strip, folder.read(file).splitlines())):
+                # A name may end in a number, and -1, 0 or 1 may follow it.
+                for name in (line, re.sub(r'\s+(-1|0|1)$', '', line)):
+                    path = PurePosixPath(name)
+                    stem = path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
+                    lists[file.stem].add(file.parent.parent.parent / stem)
+    return {name: those for name, those in lists.items() if those}
 
 
 def _voc_image(file: PurePosixPath, images: list[PurePosixPath]) -> PurePosixPath | None:
     """That of its name in the same folder, in one of images beside it, or the only one."""
     beside = [file.parent, *(file.parent.parent / name for name in VOC_FOLDERS)]
     near = [image for image in images if image.parent in beside]
-    same = near or [image for image in images if split_of(image) == split_of(file)]
+    same = near or [image for image in images if split_of(image.parent) == split_of(file.parent)]
     return same[0] if len(same) == 1 or near else None
 
 

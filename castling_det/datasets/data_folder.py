@@ -7,20 +7,48 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from castling_det.checkpoint import write_whole
+from castling_det.datasets.image_files import first_five
 from castling_det.errors import InputError
 from castling_det.inference.run_onnx import IMAGE_SUFFIXES
 
 DERIVED = 'castling_det'  # the folder, below the root, of what is written for a config
 VAL_SHARE = 5  # one image of so many validates where there is no val split
+IMAGE_FOLDERS = {'images', 'image', 'img', 'imgs', 'jpegimages'}  # no name of a class
 SPLITS = dict(train='train', training='train', val='val', valid='val', validation='val')
 SPLITS |= dict(test='test', testing='test')
 
 
 def split_of(path: PurePosixPath) -> str | None:
-    """'train', 'val' or 'test', if a path has words of one of them: ``instances_val2017.json``."""
-    words = re.findall('[a-z]+', str(path).lower())
-    found = {SPLITS[word] for word in words if word in SPLITS}
-    return found.pop() if len(found) == 1 else None
+    """'train', 'val' or 'test', by the lowest part that has words of one: ``instances_val.json``.
+
+    ``training_data/val2017`` is of val, and so is ``valannot``; ``train_and_val`` is of none.
+    """
+    for part in reversed(path.parts):
+        words = (word.removesuffix('annot') for word in re.findall('[a-z]+', part.lower()))
+        found = {SPLITS[word] for word in words if word in SPLITS}
+        if len(found) == 1:
+            return found.pop()
+    return None
+
+
+def class_names(file: Path, names: object) -> list[str]:
+    """Names of classes as a file has them, in the order of their numbers.
+
+    Args:
+        file (Path): The file.
+        names (object): A list, or a dict with a name for each number from 0 on.
+
+    Raises:
+        InputError: If they are neither, or one is no text.
+    """
+    if isinstance(names, dict):
+        names = [names.get(str(number)) for number in range(len(names))]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(
+            f'{file}: the names of the classes are to be a list of texts, or a dict with a text '
+            'for each number from 0 on: write them so'
+        )
+    return names
 
 
 class DataFolder:
@@ -77,7 +105,27 @@ class DataFolder:
         write_whole(path, text.encode())
         return f'{DERIVED}/{name}'
 
-    def divide(self, things: Sequence) -> tuple[list, list]:
+    def choose(self, parents: Sequence[PurePosixPath], labels: PurePosixPath) -> PurePosixPath:
+        """Of folders whose images all fit the labels, the one that is called ``images`` or so.
+
+        Raises:
+            InputError: If there are several, and none or more than one is called so.
+        """
+        if len(parents) == 1:
+            return parents[0]
+        named = [each for each in parents if IMAGE_FOLDERS & set(str(each).lower().split('/'))]
+        if len(named) != 1:
+            raise InputError(
+                f'{self.root / labels} fits the images of several folders ({first_five(parents)}): '
+                'move away all but the right one, or call that one images'
+            )
+        others = first_five(each for each in parents if each not in named)
+        self.notes.append(
+            f'images for {labels}: those in {named[0]}, not those of the same names in {others}'
+        )
+        return named[0]
+
+    def divide(self, things: Sequence, what: str) -> tuple[list, list]:
         """What trains and what validates, by a fixed seed, where there is no val split.
 
         Raises:
@@ -85,8 +133,8 @@ class DataFolder:
         """
         if len(things) < 2:
             raise InputError(
-                f'{self.root} has no val split and one image to train on ({things[0]}): a second '
-                'one is needed to validate on'
+                f'{self.root} has no val split, and too few {what} to make one ({len(things)}): '
+                'two are needed, the second to validate on'
             )
         held = random.Random(0).sample(range(len(things)), max(1, len(things) // VAL_SHARE))
         note = f'no val split: one image of {VAL_SHARE}, drawn by a fixed seed, validates'
@@ -104,7 +152,8 @@ def require_train(folder: DataFolder, splits: dict) -> None:
         InputError: Naming what it has.
     """
     if 'train' not in splits:
+        others = f'{", ".join(splits)} and ' if splits else ''
         raise InputError(
-            f'{folder.root} has {", ".join(splits)} and no training split: let the name of its '
-            'file or folder have the word train'
+            f'{folder.root} has {others}no training split: let the name of its file or folder have '
+            'the word train'
         )

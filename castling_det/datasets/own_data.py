@@ -4,20 +4,26 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
 from castling_det.datasets.box_layouts import LAYOUTS, NAME_FILES, Boxes
-from castling_det.datasets.data_folder import DataFolder, require_train, split_of
+from castling_det.datasets.data_folder import (
+    IMAGE_FOLDERS,
+    DataFolder,
+    class_names,
+    require_train,
+    split_of,
+)
 from castling_det.datasets.image_files import UNREADABLE, first_five, in_threads
 from castling_det.datasets.seg_checks import IGNORED, PALETTE_OR_GREY
 from castling_det.errors import InputError
 
 LOOKED_AT = 3  # files of a folder by which label maps are told from photos
 LABEL_WORDS = ('annot', 'gt', 'label', 'mask', 'seg', 'truth')  # of folders
-IMAGE_FOLDERS = {'images', 'image', 'img', 'imgs', 'jpegimages'}  # no name of a class
 EXPECTED = (
     'boxes as COCO json, YOLO txt in labels/ beside images/ or Pascal VOC xml; label maps as 8-bit '
     'grey or palette PNG, named as their images; or at least two folders of classes'
@@ -134,14 +140,14 @@ def _detection(folder: DataFolder, boxes: Boxes, classes: Sequence[str] | None) 
 # Label maps.
 
 
-def label_maps(folder: DataFolder) -> dict[PurePosixPath, tuple[PurePosixPath, str]]:
-    """Folders of label maps, and for each that of its images and the ending of the maps' names."""
+def label_maps(folder: DataFolder) -> dict[PurePosixPath, dict[PurePosixPath, str]]:
+    """Folders of label maps, and for each those of images that fit, with the maps' ending."""
     files = defaultdict(list)
     for image in folder.images:
         files[image.parent].append(image)
     stems = {parent: {file.stem for file in inside} for parent, inside in files.items()}
     numbered = {parent for parent, inside in files.items() if _are_numbers(folder, inside)}
-    pairs = {}
+    found = defaultdict(dict)
     for labels in sorted(numbered):
         for images in stems:
             is_photos = images not in numbered or _has_label_word(labels, images)
@@ -149,8 +155,8 @@ def label_maps(folder: DataFolder) -> dict[PurePosixPath, tuple[PurePosixPath, s
                 continue
             ending = _common_ending(stems[labels], stems[images])
             if ending is not None:
-                pairs[labels] = images, ending
-    return pairs
+                found[labels][images] = ending
+    return found
 
 
 def _are_numbers(folder: DataFolder, files: list[PurePosixPath]) -> bool:
@@ -184,33 +190,34 @@ def _common_ending(labels: set[str], images: set[str]) -> str | None:
 
 def _segmentation(
     folder: DataFolder,
-    pairs: dict[PurePosixPath, tuple[PurePosixPath, str]],
+    found: dict[PurePosixPath, dict[PurePosixPath, str]],
     classes: Sequence[str] | None,
 ) -> OwnData:
     splits = {}
-    for labels, (images, ending) in pairs.items():
+    for labels, endings in found.items():
         split = split_of(labels) or 'train'
         if split in splits:
             raise InputError(
                 f'{folder.root} has several folders of label maps to {split} on '
-                f'({first_five(pairs)}): give a folder that holds one for each split'
+                f'({first_five(found)}): give a folder that holds one for each split'
             )
-        splits[split] = _label_map_split(folder, labels, images, ending)
+        images = folder.choose(list(endings), labels)
+        splits[split] = _label_map_split(folder, split, labels, images, endings[images])
     require_train(folder, splits)
     if 'val' not in splits:
         train = splits['train']
         ending = train.keys.get('img_suffix', '.jpg')
         prefix = PurePosixPath(train.keys['data_prefix']['img_path'])
         stems = [f.stem for f in folder.images if f.parent == prefix and f.suffix == ending]
-        for split, part in zip(('train', 'val'), folder.divide(stems), strict=True):
+        for split, part in zip(('train', 'val'), folder.divide(stems, 'images'), strict=True):
             splits[split] = _listed(folder, split, train, part)
-    names = _label_names(folder, list(pairs), classes)
+    names = _label_names(folder, list(found), classes)
     palette = _palette_beside(folder, len(names))
     return OwnData(folder.root, 'segmentation', names, splits, folder.notes, palette)
 
 
 def _label_map_split(
-    folder: DataFolder, labels: PurePosixPath, images: PurePosixPath, ending: str
+    folder: DataFolder, name: str, labels: PurePosixPath, images: PurePosixPath, ending: str
 ) -> Split:
     files = [image for image in folder.images if image.parent == images]
     suffixes = sorted({file.suffix for file in files})
@@ -222,7 +229,14 @@ def _label_map_split(
     keys = dict(data_prefix=dict(img_path=str(images), seg_map_path=str(labels)))
     keys |= {} if suffixes == ['.jpg'] else dict(img_suffix=suffixes[0])
     keys |= {} if not ending else dict(seg_map_suffix=f'{ending}.png')
-    return Split(len(files), keys)
+    split = Split(len(files), keys)
+    deeper = [
+        image
+        for image in folder.images
+        if image.suffix == suffixes[0] and images in image.parent.parents
+    ]
+    # Without a list mmseg reads all that lies deeper too.
+    return _listed(folder, name, split, [file.stem for file in files]) if deeper else split
 
 
 def _label_names(
@@ -266,7 +280,8 @@ def _names_beside(folder: DataFolder) -> list[str]:
             return [line.strip() for line in folder.read(file).splitlines() if line.strip()]
         if file.name == 'classes.json':
             content = json.loads(folder.read(file))
-            return content['classes'] if isinstance(content, dict) else content
+            names = content.get('classes', content) if isinstance(content, dict) else content
+            return class_names(folder.root / file, names)
     return []
 
 
@@ -324,21 +339,37 @@ def _classification(folder: DataFolder, classes: Sequence[str] | None) -> OwnDat
 
 def _class_folders(folder: DataFolder) -> dict[str, dict[str, list[PurePosixPath]]]:
     """Images by the folder of their split ('' where there is none) and by class."""
+    parents = {image: _split_folder(image) for image in folder.images}
+    # Called as a split, with images directly inside: a class, or a split without classes.
+    flat = {image.parent for image in parents if len(image.parts) == 2 and split_of(image.parent)}
+    is_class = len(flat) == 1 and not any(parents.values())
     found, stray = defaultdict(lambda: defaultdict(list)), []
-    for image in folder.images:
-        head = image.parts[0] if image.parts[1:] else ''
-        parent = head if split_of(PurePosixPath(head)) else ''
+    for image, parent in parents.items():
         name, *rest = image.relative_to(parent).parts
-        found[parent][name].append(image) if rest else stray.append(image)
+        is_in_class = rest and (is_class or image.parent not in flat)
+        found[parent][name].append(image) if is_in_class else stray.append(image)
     names = {name for images in found.values() for name in images}
     if len(names) < 2 or {name.lower() for name in names} & IMAGE_FOLDERS:
         raise InputError(
             f'{folder.root} holds images ({folder.images[0]}, ...) and nothing to learn from them: '
             f'expected are {EXPECTED}'
         )
+    if is_class:
+        folder.notes.append(
+            f'{first_five(flat)} is learnt as a class, since its images lie in no folders below it'
+        )
     if stray:
-        folder.notes.append(f'left out, in no folder of a class: {first_five(stray)}')
+        folder.notes.append(
+            f'left out, in no folder of a class: {len(stray)} of {len(parents)} images '
+            f'({first_five(stray)})'
+        )
     return found
+
+
+def _split_folder(image: PurePosixPath) -> str:
+    """Folders from the root on that are called as a split, without the one of the class."""
+    folders = image.parts[:-2]
+    return '/'.join(takewhile(lambda name: split_of(PurePosixPath(name)), folders))
 
 
 def _divided_classes(
@@ -347,7 +378,8 @@ def _divided_classes(
     """Lists of files and numbers, each class divided by itself."""
     lines = dict(train=[], val=[])
     for number, name in enumerate(sorted(images)):
-        for split, part in zip(lines, folder.divide(images[name]), strict=True):
+        parts = folder.divide(images[name], f'images of {name}')
+        for split, part in zip(lines, parts, strict=True):
             below = (file.relative_to(train.keys['data_prefix']) for file in part)
             lines[split] += [f'{file} {number}' for file in below]
     return {split: _listed(folder, split, train, part) for split, part in lines.items()}

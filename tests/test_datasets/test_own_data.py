@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmseg.datasets import BaseSegDataset
 from PIL import Image
 
 from castling_det.datasets.own_data import find_own_data
@@ -134,6 +135,51 @@ def test_entries_that_lack_something(tmp_path):
         find_own_data(tmp_path)
 
 
+def test_coco_that_training_cannot_read(tmp_path):
+    categories = [*CATEGORIES, dict(id=11, name=5)]
+    content = json.dumps(coco(tmp_path / 'train.json', tmp_path / 'images', 2, categories))
+    with pytest.raises(InputError, match='train.json: the name of a category is 5: write it as te'):
+        find_own_data(tmp_path)
+    (tmp_path / 'train.json').write_text(content, encoding='utf-8-sig')
+    with pytest.raises(InputError, match='train.json begins with a byte order mark: save it as UT'):
+        find_own_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('folders', 'chosen'),
+    [
+        (('depth', 'images'), 'images/'),
+        (('infrared', 'visible'), None),
+        (('infrared', 'train/visible'), 'train/visible/'),
+        (('annotations', 'infrared'), 'annotations/'),
+    ],
+)
+def test_images_of_a_json_in_several_folders(tmp_path, folders, chosen):
+    """Those of its split, those beside it and those in ``images`` are told from the others."""
+    for folder in folders:
+        coco(tmp_path / 'annotations' / 'train.json', tmp_path / folder, 2)
+    if chosen:
+        images = find_own_data(tmp_path).splits['train'].keys['data_prefix']
+        assert images == dict(img=chosen)
+    else:
+        with pytest.raises(InputError, match=r'several folders \(infrared, visible\): move away'):
+            find_own_data(tmp_path)
+
+
+def test_val_gets_its_part_of_the_images_with_boxes(tmp_path):
+    content = coco(tmp_path / 'train.json', tmp_path / 'images', 30)
+    content['annotations'] = content['annotations'][:10]
+    text(tmp_path / 'train.json', json.dumps(content))
+    data = find_own_data(tmp_path)
+    boxed = [[bool(boxes) for boxes in boxes_of(read(data, s)).values()] for s in ('train', 'val')]
+    assert [(sum(each), len(each)) for each in boxed] == [(8, 24), (2, 6)]
+    text(
+        tmp_path / 'train.json', json.dumps(content | dict(annotations=content['annotations'][:1]))
+    )
+    with pytest.raises(InputError, match=r'too few images with boxes to make one \(1\)'):
+        find_own_data(tmp_path)
+
+
 def test_images_that_are_elsewhere(tmp_path):
     coco(tmp_path / 'data' / 'train.json', tmp_path / 'elsewhere', 2)
     picture(tmp_path / 'data' / 'other.jpg')
@@ -181,6 +227,56 @@ def test_yolo_without_names_or_with_other_numbers(tmp_path):
         find_own_data(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ('line', 'yaml', 'said'),
+    [
+        ('0 0.5 0.5 0.2 0.3 0.91', '', "line 1 is '0 0.5 .*, without confidence or key points"),
+        ('0 0.5 0.5 0.2 0.3 0.4 0.4 2 0.6 0.6 2', 'kpt_shape: [2, 3]', 'data.yaml has kpt_shape'),
+        ('0 0.1 0.1 0.9 0.1 0.5 0.9 0.97', '', "line 1 is '0 0.1 "),
+    ],
+    ids=['confidence', 'key points', 'polygon with confidence'],
+)
+def test_yolo_lines_that_are_no_box(tmp_path, line, yaml, said):
+    for name in 'ab':
+        picture(tmp_path / 'images' / f'{name}.jpg')
+        text(tmp_path / 'labels' / f'{name}.txt', line)
+    text(tmp_path / 'data.yaml', f'names: [cat]\n{yaml}')
+    with pytest.raises(InputError, match=said):
+        find_own_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('names', 'expected'),
+    [
+        ('[0, 1, yes]', ('0', 'yes')),
+        ('{"2": c, "0": a, "1": b}', ('a', 'c')),
+        ('{0: a, 1: b, 3: c}', None),
+        ('helmet', None),
+    ],
+)
+def test_yolo_names_are_found_by_their_numbers(tmp_path, names, expected):
+    for name in 'ab':
+        picture(tmp_path / 'images' / f'{name}.jpg')
+        text(tmp_path / 'labels' / f'{name}.txt', '0 0.5 0.5 0.5 0.5\n2 0.5 0.5 0.5 0.5\n')
+    text(tmp_path / 'data.yaml', f'names: {names}')
+    if expected:
+        assert find_own_data(tmp_path).classes == expected
+    else:
+        with pytest.raises(
+            InputError, match='data.yaml: the names of the classes are to be a list'
+        ):
+            find_own_data(tmp_path)
+
+
+def test_the_lowest_folder_says_the_split(tmp_path):
+    for split, count in dict(train=3, val=2).items():
+        for number in range(count):
+            picture(tmp_path / 'training_data' / split / 'images' / f'{number}.jpg')
+            text(tmp_path / 'training_data' / split / 'labels' / f'{number}.txt', '0 .5 .5 .5 .5')
+    splits = find_own_data(tmp_path, ['cat']).splits
+    assert {name: part.num_images for name, part in splits.items()} == dict(train=3, val=2)
+
+
 VOC = """<annotation><size><width>40</width><height>20</height></size>
 <object><name>dog</name><difficult>0</difficult>
 <bndbox><xmin>1</xmin><ymin>2</ymin><xmax>11</xmax><ymax>7</ymax></bndbox></object>
@@ -196,13 +292,52 @@ def test_pascal_voc(tmp_path):
     text(tmp_path / 'ImageSets' / 'Main' / 'val.txt', 'c\n')
     data = find_own_data(tmp_path)
     assert data.classes == ('cat', 'dog')
-    assert data.notes == ['left out, in no list of ImageSets/Main: Annotations/d.xml']
+    assert data.notes == [
+        'left out, in no list of ImageSets/Main: 1 of 4 xml files (Annotations/d.xml)'
+    ]
     expected = [('dog', 1, 2, 10, 5, 0), ('cat', 0, 0, 4, 20, 1)]
     images = {split: boxes_of(read(data, split)) for split in ('train', 'val')}
     assert images['train'] == dict.fromkeys(['JPEGImages/a.jpg', 'JPEGImages/b.jpg'], expected)
     assert images['val'] == {'JPEGImages/c.jpg': expected}
     (tmp_path / 'JPEGImages' / 'b.jpg').unlink()
     with pytest.raises(InputError, match=r'1 of 4 xml files have no image .*\(Annotations/b.xml\)'):
+        find_own_data(tmp_path)
+
+
+def voc(root: Path, names: list[str], **lists: str) -> None:
+    for name in names:
+        picture(root / 'JPEGImages' / f'{name}.jpg', (2, 1))
+        text(root / 'Annotations' / f'{name}.xml', VOC)
+    for name, lines in lists.items():
+        text(root / 'ImageSets' / 'Main' / f'{name}.txt', lines)
+
+
+def test_lists_of_several_pascal_vocs(tmp_path):
+    """Each is of its own folder, and images of one name in two of them are two."""
+    voc(tmp_path / 'VOC1', ['a', 'b'], train='a\n', val='b\n')
+    voc(tmp_path / 'VOC2', ['a', 'b'], train='b\n', val='a\n')
+    data = find_own_data(tmp_path)
+    assert not data.notes
+    for split, files in dict(
+        train=('VOC1/{}/a', 'VOC2/{}/b'), val=('VOC1/{}/b', 'VOC2/{}/a')
+    ).items():
+        expected = [f'{file.format("JPEGImages")}.jpg' for file in files]
+        assert list(boxes_of(read(data, split))) == expected
+
+
+def test_lists_of_pascal_voc_as_they_are_written(tmp_path):
+    """Names with spaces, numbers and endings; ``trainval`` for what ``train`` lacks."""
+    names = ['a', 'a cat', 'photo 1', 'photo 2', 'z']
+    lists = dict(trainval='a.jpg\na cat -1\nphoto 1\nz\n', val='z  1\n', test='photo 2\n')
+    voc(tmp_path, names, **lists)
+    data = find_own_data(tmp_path)
+    listed = {
+        split: [Path(name).stem for name in boxes_of(read(data, split))] for split in data.splits
+    }
+    assert listed == dict(train=['a cat', 'a', 'photo 1'], val=['z'], test=['photo 2'])
+    for name in lists:
+        text(tmp_path / 'ImageSets' / 'Main' / f'{name}.txt', 'other\n')
+    with pytest.raises(InputError, match='ImageSets/Main lists none of the 5 xml files'):
         find_own_data(tmp_path)
 
 
@@ -238,6 +373,61 @@ def test_label_maps(tmp_path):
     text(tmp_path / 'classes.txt', 'sky\nroad\n')
     with pytest.raises(InputError, match=r'0 to 2, for which 2 names are not enough \(sky, road\)'):
         find_own_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('folders', 'said'),
+    [
+        (('JPEGImages', 'Visualization'), ''),
+        (
+            ('left', 'right'),
+            r'labels fits the images of several folders \(left, right\): move away',
+        ),
+    ],
+)
+def test_label_maps_that_fit_images_of_several_folders(tmp_path, folders, said):
+    for number in range(2):
+        label_map(tmp_path / 'labels' / f'{number}.png', [0, 1])
+        for folder in folders:
+            picture(tmp_path / folder / f'{number}.jpg', (2, 1))
+    if said:
+        with pytest.raises(InputError, match=said):
+            find_own_data(tmp_path)
+    else:
+        data = find_own_data(tmp_path)
+        prefix = dict(img_path='JPEGImages', seg_map_path='labels')
+        assert data.splits['train'].keys['data_prefix'] == prefix
+        said = (
+            'images for labels: those in JPEGImages, not those of the same names in Visualization'
+        )
+        assert said in data.notes
+
+
+def test_label_maps_below_their_images_are_no_images(tmp_path):
+    for split in ('train', 'val'):
+        for name in 'ab':
+            picture(tmp_path / split / f'{name}.png', (2, 1))
+            label_map(tmp_path / split / 'masks' / f'{name}.png', [0, 1])
+    data = find_own_data(tmp_path)
+    for split in ('train', 'val'):
+        dataset = BaseSegDataset(data_root=str(tmp_path), **data.splits[split].keys)
+        files = [Path(dataset.get_data_info(n)['img_path']) for n in range(len(dataset))]
+        assert files == [tmp_path / split / f'{name}.png' for name in 'ab']
+
+
+def test_names_in_classes_json(tmp_path):
+    for number in range(2):
+        picture(tmp_path / 'images' / f'{number}.jpg', (2, 1))
+        label_map(tmp_path / 'labels' / f'{number}.png', [0, 1])
+    for names in ({'1': 'roof', '0': 'ground'}, dict(classes=['ground', 'roof'])):
+        text(tmp_path / 'classes.json', json.dumps(names))
+        assert find_own_data(tmp_path).classes == ('ground', 'roof')
+    for names in (dict(ground=0, roof=1), [0, 1], dict(classes='roof')):
+        text(tmp_path / 'classes.json', json.dumps(names))
+        with pytest.raises(
+            InputError, match='classes.json: the names of the classes are to be a l'
+        ):
+            find_own_data(tmp_path)
 
 
 def test_colours_of_label_maps(tmp_path):
@@ -290,9 +480,45 @@ def test_class_folders(tmp_path):
     with pytest.raises(InputError, match='--classes tulips: the folders are the classes'):
         find_own_data(tmp_path, ['tulips'])
     picture(tmp_path / 'test' / '1.jpg')
-    assert find_own_data(tmp_path).notes == ['left out, in no folder of a class: test/1.jpg']
+    assert find_own_data(tmp_path).notes == [
+        'left out, in no folder of a class: 1 of 5 images (test/1.jpg)'
+    ]
     picture(tmp_path / 'val' / 'tulips' / 'a.jpg')
     with pytest.raises(InputError, match=r'train and val have different classes \(tulips\)'):
+        find_own_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'parents',
+    [
+        ('training_data/train', 'training_data/val'),
+        ('training_set/training_set', 'valid_set/valid_set'),
+    ],
+)
+def test_class_folders_below_folders_that_are_called_as_splits(tmp_path, parents):
+    for parent in parents:
+        for name in ('cats', 'dogs'):
+            picture(tmp_path / parent / name / 'a.jpg')
+    data = find_own_data(tmp_path)
+    assert data.classes == ('cats', 'dogs')
+    prefixes = [data.splits[split].keys['data_prefix'] for split in ('train', 'val')]
+    assert prefixes == list(parents)
+
+
+@pytest.mark.parametrize(
+    'names', [('bus', 'car', 'train'), ('invalid', 'valid'), ('train/car', 'train/train')]
+)
+def test_a_class_that_is_called_as_a_split(tmp_path, names):
+    for name in names:
+        for number in range(2):
+            picture(tmp_path / name / f'{number}.jpg')
+    assert find_own_data(tmp_path).classes == tuple(Path(name).name for name in names)
+
+
+def test_splits_without_classes(tmp_path):
+    for split in ('train', 'val'):
+        picture(tmp_path / split / 'a.jpg')
+    with pytest.raises(InputError, match='nothing to learn from them'):
         find_own_data(tmp_path)
 
 

@@ -15,8 +15,12 @@ after = [
 test_before = [dict(type='LoadImageFromFile')]
 test_after = [dict(type='PackInputs')]
 
-train_dataloader = dict(batch_size=16, dataset=dict(type='CustomDataset'))
-val_dataloader = dict(batch_size=16, dataset=dict(type='CustomDataset', test_mode=True))
+# Of images in folders; mmpretrain's own lack two of them.
+extensions = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
+folders = dict(type='CustomDataset', extensions=extensions)
+
+train_dataloader = dict(batch_size=16, dataset=folders)
+val_dataloader = dict(batch_size=16, dataset=dict(folders, test_mode=True))
 test_dataloader = val_dataloader
 val_evaluator = dict(type='Accuracy', topk=(1,))
 test_evaluator = val_evaluator
