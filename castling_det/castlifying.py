@@ -22,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from castling_det.errors import InputError
 from castling_det.models.attention import Grid
+from castling_det.models.base import block_numbers
 from castling_det.written_out import BIASES, FORWARDS
 
 CHILD = 'castling'  # name of the seam in an attention module
@@ -99,9 +100,10 @@ def castlify(
 
     Raises:
         InputError: If no attention module is known, or there is not one patch embedding, or if the
-            model has been castlified before, or for logit biases that the attention does not take
-            and ``drop_bias`` does not leave out. Later, when the model runs: for a mask, dropout of
-            attention probabilities, or dropped patches, which linear attention does not know.
+            model has been castlified before, or for ``blocks`` that it does not have, or for logit
+            biases that the attention does not take and ``drop_bias`` does not leave out. Later,
+            when the model runs: for a mask, dropout of attention probabilities, or dropped patches,
+            which linear attention does not know.
     """
     known, left = _attention_modules(model)
     if not known:
@@ -109,7 +111,7 @@ def castlify(
         raise InputError(f'{type(model).__name__} cannot be castlified: {found}')
     if any(hasattr(module, CHILD) for module in known.values()):
         raise InputError(f'{type(model).__name__} has been castlified before')
-    wanted = range(len(known)) if blocks is None else [range(len(known))[i] for i in blocks]
+    wanted = block_numbers('blocks', range(len(known)) if blocks is None else blocks, len(known))
     left |= {
         name: 'not among the blocks asked for'
         for index, name in enumerate(known)

@@ -261,6 +261,9 @@ def test_blocks_are_chosen_and_reported():
     assert report.replaced == ('blocks.0.attn',)
     assert report.left == {'blocks.1.attn': 'not among the blocks asked for'}
     assert str(report).splitlines()[0] == 'replaced 1: blocks.0.attn'
+    for blocks in ([2], [0, -3]):
+        with pytest.raises(InputError, match='blocks are among the 2 blocks, -1 the last'):
+            castlify(timm_model('vit_tiny_patch16_224'), blocks=blocks)
 
 
 def test_what_is_left_is_reported_with_the_reason():

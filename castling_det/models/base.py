@@ -101,8 +101,8 @@ def chosen_blocks(
     Raises:
         InputError: For blocks that do not exist or are not built, and for no maps.
     """
-    softmax_blocks = _block_numbers('softmax_blocks', softmax_blocks, depths)
-    out_indices = _block_numbers('out_indices', out_indices, depths)
+    softmax_blocks = block_numbers('softmax_blocks', softmax_blocks, depths)
+    out_indices = block_numbers('out_indices', out_indices, depths)
     if not out_indices:
         raise InputError('out_indices is empty, but a backbone returns at least one map')
     num_blocks = 1 + max(out_indices)
@@ -116,7 +116,17 @@ def chosen_blocks(
     return out_indices, softmax_blocks, num_blocks
 
 
-def _block_numbers(name: str, indices: tuple[int, ...], depths: int) -> tuple[int, ...]:
+def block_numbers(name: str, indices: tuple[int, ...], depths: int) -> tuple[int, ...]:
+    """Numbers of blocks, counted from 0.
+
+    Args:
+        name (str): Of the argument, for the message.
+        indices (tuple[int, ...]): -1 is the last block.
+        depths (int): How many blocks there are.
+
+    Raises:
+        InputError: For blocks that do not exist.
+    """
     if any(index not in range(-depths, depths) for index in indices):
         raise InputError(f'{name} are among the {depths} blocks, -1 the last, but got {indices}')
     return tuple(index % depths for index in indices)

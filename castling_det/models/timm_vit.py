@@ -98,11 +98,20 @@ class CastlingTimm(CastlingBackbone):
         """Load ``pretrained``, if there is, and log what was new or left.
 
         Raises:
-            InputError: If the file is not read or does not fit.
+            InputError: If the file is not read or does not fit, or if timm cannot download one.
         """
         if self.pretrained is True:
             name = f"timm's {self.model_name}"
-            weights = self.convert(self._build(pretrained=True).state_dict())
+            try:
+                downloaded = self._build(pretrained=True)
+            except OSError as error:  # of huggingface_hub, requests and urllib alike
+                reason = str(error).partition('\n')[0]
+                raise InputError(
+                    f'the weights of {name} cannot be downloaded ({reason}): download them where '
+                    'there is a network, and give pretrained=FILE; new-config finds them in the '
+                    'folder that CASTLING_DET_WEIGHTS names'
+                ) from error
+            weights = self.convert(downloaded.state_dict())
             weights, report = fit_weights(self.vit, weights, name, strict=False)
             self.vit.load_state_dict(weights, strict=False)
             MMLogger.get_current_instance().info(report)

@@ -421,6 +421,15 @@ def test_downloaded_weights(monkeypatch, messages):
     assert "timm's vit_small_patch14_dinov2: 34 of 34 weights of the model filled" in messages[-1]
 
 
+def test_weights_that_cannot_be_downloaded(monkeypatch, tmp_path):
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
+    said = f"the weights of timm's {DINO} cannot be downloaded .*pretrained=FILE.*_WEIGHTS names$"
+    with pytest.raises(InputError, match=said) as error:
+        CastlingTimm(DINO, pretrained=True, timm_args=tiny()).init_weights()
+    assert '\n' not in str(error.value)
+
+
 def test_a_model_of_timm_with_its_classifier_is_filled(tmp_path, messages):
     """From keys of which timm itself loads none, castlified before or not."""
     config = transformers.Dinov2Config(
