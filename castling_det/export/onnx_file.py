@@ -8,7 +8,6 @@ import torch
 from mmengine.logging import print_log
 
 from castling_det.checkpoint import atomic_write
-from castling_det.errors import InputError
 from castling_det.export.agreement import Agreement, Run, blurred_noise, check
 from castling_det.export.build import graphs
 from castling_det.export.detector_graph import DetectorGraph
@@ -58,21 +57,20 @@ def export_onnx(
         InputError: If the model cannot be exported, or if the file does not agree with torch;
             nothing is written then.
     """
-    if out.is_dir():
-        raise InputError(f'--out {out} is a folder: give the name of a file')
     decode, is_half = decode_of(trained_model, decode), precision == 'fp16'
     trained, shipped = graphs(trained_model.model, decode != 'raw', is_half)
     metadata = describe(trained_model, decode, precision, shape)
-    print_log('Recording the network as ONNX operators', logger='current')
-    has_tail = isinstance(shipped, DetectorGraph) and shipped.decodes
-    model = to_onnx(shipped, prefix='all_' if has_tail else '')
     height, width = seen = metadata.get('window') or metadata['input_size']
     images = blurred_noise(seen)
     if precision == 'int8':
         photos = calibration_images(trained_model, metadata['input_size'], calibrate)
         photos = [photo[..., :height, :width] for photo in photos]
-        model = quantised(model, photos)
         images = [torch.from_numpy(photo) for photo in photos[:COMPARED]]
+    print_log('Recording the network as ONNX operators', logger='current')
+    has_tail = isinstance(shipped, DetectorGraph) and shipped.decodes
+    model = to_onnx(shipped, prefix='all_' if has_tail else '')
+    if precision == 'int8':
+        model = quantised(model, photos)
     agreement = check(_onnxruntime(model), trained, precision, images, out)
     if has_tail:
         metadata |= dict(score_thr=0.0) if shipped.has_factors else {}

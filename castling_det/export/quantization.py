@@ -16,8 +16,10 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
+from castling_det.datasets.loading import LoadReadableImage
+from castling_det.errors import InputError
 from castling_det.export.onnx_model import onnx
-from castling_det.inference.run_onnx import read_image, resize
+from castling_det.inference.run_onnx import resize
 from castling_det.inference.trained_model import TrainedModel
 
 QUANTISED = ('Conv', 'Gemm', 'MatMul')
@@ -78,6 +80,8 @@ def calibration_images(
 ) -> Iterator[ndarray]:
     """Training images, spread over the data set, as large as the file's.
 
+    Those that cannot be read are left out, and named in the log, as in training.
+
     Args:
         trained (TrainedModel): With its whole config.
         input_size (tuple[int, int]): Height and width.
@@ -85,10 +89,28 @@ def calibration_images(
 
     Yields:
         ndarray: ``(1, 3, H, W)``, float32, RGB, 0 to 255.
+
+    Raises:
+        InputError: If the data set is not there, or if none of the images can be read.
     """
-    dataset = DATASETS.build(trained.model.cfg.train_dataloader.dataset)
-    dataset.full_init()
-    for index in np.linspace(0, len(dataset) - 1, min(number, len(dataset))).round().astype(int):
-        image = read_image(dataset.get_data_info(int(index))['img_path'])
-        image = resize(image, *input_size, 'bilinear')
-        yield image.transpose(2, 0, 1)[None].astype(np.float32)
+    try:
+        dataset = DATASETS.build(trained.model.cfg.train_dataloader.dataset)
+        dataset.full_init()
+    except (AssertionError, OSError, RuntimeError) as error:  # of mm libraries
+        raise _unreadable(error) from error
+    places = np.linspace(0, len(dataset) - 1, min(number, len(dataset))).round().astype(int)
+    load, image = LoadReadableImage(on_error='skip'), None
+    for place in places:
+        loaded = load(dict(img_path=dataset.get_data_info(int(place))['img_path']))
+        if loaded is not None:
+            image = resize(loaded['img'][..., ::-1], *input_size, 'bilinear')
+            yield image.transpose(2, 0, 1)[None].astype(np.float32)
+    if image is None:
+        raise _unreadable(f'none of {len(places)} can')
+
+
+def _unreadable(reason: object) -> InputError:
+    return InputError(
+        f'--int8 takes images of train_dataloader.dataset, which cannot be read ({reason}): put '
+        'the data where the config says, or leave out --int8'
+    )

@@ -15,7 +15,6 @@ onnx = pytest.importorskip('onnx', reason="the extra 'export' is not installed")
 onnxruntime = pytest.importorskip('onnxruntime')
 
 from castling_det import Predictor  # noqa: E402
-from castling_det.errors import InputError  # noqa: E402
 from castling_det.export import onnx_file, recording  # noqa: E402
 from castling_det.export.build import graphs  # noqa: E402
 from castling_det.inference.run_onnx import Detections, open_model  # noqa: E402
@@ -193,9 +192,9 @@ def test_predictor_of_the_file_is_that_of_its_checkpoint(with_nms, checkpoint, p
         assert types == [each.dtype for each in (trained.boxes, trained.scores, trained.labels)]
 
 
-def test_folder_in_the_place_of_the_file(detector, tmp_path):
-    with pytest.raises(InputError, match=f'--out {tmp_path} is a folder: give the name of a file'):
-        onnx_file.export_onnx(detector, tmp_path)
+def test_folder_in_the_place_of_the_file(tmp_path, refusal):
+    said = refusal('export_onnx', 'no.py', 'no.pth', '--out', tmp_path)
+    assert said == f'error: --out {tmp_path} is a folder: give the name of a file'
 
 
 def test_file_of_other_weights_is_not_written(other_detector, exports_network, tmp_path):

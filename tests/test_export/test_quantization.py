@@ -10,6 +10,7 @@ from PIL import Image
 
 pytest.importorskip('onnxruntime')
 
+from castling_det.errors import InputError
 from castling_det.export.onnx_model import OPSET, onnx, session
 from castling_det.export.quantization import calibration_images, quantised
 
@@ -77,7 +78,9 @@ def test_numbers_stay_close(model):
     assert 0 < np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
 
 
-def test_images_are_spread_over_the_training_set(tmp_path):
+@pytest.fixture
+def trained(tmp_path) -> SimpleNamespace:
+    """With nine training images; folder a has the even numbers, b the odd ones."""
     init_default_scope('mmpretrain')
     for number in range(9):
         folder = tmp_path / 'ab'[number % 2]
@@ -85,13 +88,34 @@ def test_images_are_spread_over_the_training_set(tmp_path):
         Image.new('RGB', (12, 10), (10 * number, 0, 255)).save(folder / f'{number}.png')
     dataset = dict(type='CustomDataset', data_root=str(tmp_path), pipeline=[])
     cfg = ConfigDict(train_dataloader=dict(dataset=dataset))
-    trained = SimpleNamespace(model=SimpleNamespace(cfg=cfg))
+    return SimpleNamespace(model=SimpleNamespace(cfg=cfg))
+
+
+def test_images_are_spread_over_the_training_set(trained):
     found = list(calibration_images(trained, (6, 8), 3))
     assert [image.shape for image in found] == [(1, 3, 6, 8)] * 3
-    # Folder a has the even numbers, b the odd ones; the first, the middle and the last of both.
+    # The first, the middle and the last of both folders.
     assert [image[0, :, 0, 0].tolist() for image in found] == [
         [0, 0, 255],
         [80, 0, 255],
         [70, 0, 255],
     ]
     assert len(list(calibration_images(trained, (6, 8), 100))) == 9
+
+
+def test_images_that_cannot_be_read_are_left_out(trained, tmp_path):
+    """As in training, which reads what Pillow alone does not."""
+    Image.new('RGBA', (12, 10), (1, 2, 3, 255)).save(tmp_path / 'a' / '0.png', format='TIFF')
+    (tmp_path / 'b' / '1.png').write_text('no image')
+    found = list(calibration_images(trained, (6, 8), 100))
+    assert [image[0, 0, 0, 0] for image in found] == [1, 20, 40, 60, 80, 30, 50, 70]
+    for file in tmp_path.glob('*/*.png'):
+        file.write_text('no image')
+    with pytest.raises(InputError, match=r'--int8 takes images of train_.*\(none of 3 can\): put'):
+        list(calibration_images(trained, (6, 8), 3))
+
+
+def test_training_data_that_is_not_there(trained):
+    trained.model.cfg.train_dataloader.dataset.data_root = '/nowhere'
+    with pytest.raises(InputError, match='--int8 takes images of train_dataloader.*/nowhere'):
+        list(calibration_images(trained, (6, 8), 3))
