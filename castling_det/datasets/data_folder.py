@@ -1,6 +1,5 @@
 """Somebody's folder of images as files, before it is known what they are."""
 
-import os
 import random
 import re
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from castling_det.checkpoint import write_whole
 from castling_det.datasets.image_files import first_five
 from castling_det.errors import InputError
-from castling_det.inference.run_onnx import IMAGE_SUFFIXES
+from castling_det.inference.run_onnx import IMAGE_SUFFIXES, walk
 
 DERIVED = 'castling_det'  # the folder, below the root, of what is written for a config
 VAL_SHARE = 5  # one image of so many validates where there is no val split
@@ -72,10 +71,10 @@ class DataFolder:
             raise InputError(f'{root} is no folder')
         self.root = root.resolve()
         self.files = []
-        for folder, folders, names in os.walk(self.root, followlinks=True):
-            folders[:] = sorted(f for f in folders if not f.startswith('.') and f != DERIVED)
+        for folder, folders, names in walk(self.root):
+            folders[:] = [f for f in folders if not f.startswith('.') and f != DERIVED]
             below = PurePosixPath(Path(folder).relative_to(self.root).as_posix())
-            self.files += [below / name for name in sorted(names) if not name.startswith('.')]
+            self.files += [below / name for name in names if not name.startswith('.')]
         self.images = [f for f in self.files if f.suffix.lower() in IMAGE_SUFFIXES]
         self.notes: list[str] = []
         if not self.images:

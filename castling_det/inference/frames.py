@@ -76,7 +76,7 @@ def _swapped(image: ndarray) -> ndarray:
 
 def _check_size(file: Path) -> None:
     """Let Pillow, which reads the header alone, refuse what is too large."""
-    with suppress(OSError, SyntaxError):  # OpenCV reads more formats, and says what it cannot read
+    with suppress(OSError, SyntaxError, ValueError):  # OpenCV reads more, and says what it cannot
         Image.open(file).close()
 
 

@@ -23,7 +23,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -463,14 +463,19 @@ def draw_boxes(image: ndarray, found: Detections, detector: OnnxDetector) -> Ima
 
 
 def draw_classes(image: ndarray, scores: ndarray, classifier: OnnxClassifier) -> Image.Image:
-    """A picture of RGB values ``(H, W, 3)`` with the best classes in its corner."""
-    picture = Image.fromarray(image)
+    """A picture of RGB values ``(H, W, 3)`` with the best classes in its corner.
+
+    A class whose name no font here can write is called ``class NUMBER``.
+    """
+    picture, lines = Image.fromarray(image), []
+    for label in best_labels(scores):
+        name, font = _legible(classifier, label)
+        lines.append((f'{scores[label]:.2f} {name}', font))
+    width = max(int(font.getlength(text)) for text, font in lines)
     pen = ImageDraw.Draw(picture)
-    records = class_records(scores, classifier.classes)
-    text = '\n'.join(f'{record["score"]:.2f} {record["label"]}' for record in records)
-    font = font_for(text) or ImageFont.load_default()
-    pen.rectangle(pen.multiline_textbbox((4, 4), text, font), fill='black')
-    pen.multiline_text((4, 4), text, fill='white', font=font)
+    pen.rectangle((2, 2, width + 6, 16 * len(lines) + 2), fill='black')
+    for row, (text, font) in enumerate(lines):
+        pen.text((4, 16 * row + 4), text, fill='white', font=font)
     return picture
 
 
@@ -529,11 +534,16 @@ def label_records(labels: ndarray, classes: Sequence[str]) -> list[dict]:
     return [dict(label=classes[label], share=round(share, 4)) for label, share in shares(labels)]
 
 
+def best_labels(scores: ndarray) -> list[int]:
+    """The numbers of the best classes, the best first."""
+    return np.argsort(-scores, kind='stable')[:NUM_BEST].tolist()
+
+
 def class_records(scores: ndarray, classes: Sequence[str]) -> list[dict]:
     """The best classes for json, the best first."""
     return [
-        dict(label=classes[i], score=round(float(scores[i]), 4))
-        for i in np.argsort(-scores, kind='stable')[:NUM_BEST]
+        dict(label=classes[label], score=round(float(scores[label]), 4))
+        for label in best_labels(scores)
     ]
 
 
@@ -572,25 +582,50 @@ def predict(
     return records
 
 
+def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """:func:`os.walk` in order, through links too, but for those to a folder that they lie in."""
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        above = {os.path.realpath(each) for each in (Path(parent), *Path(parent).parents)}
+        places = {name: os.path.realpath(Path(parent, name)) for name in sorted(folders)}
+        folders[:] = [name for name, place in places.items() if place not in above]
+        yield parent, folders, sorted(files)
+
+
 def images_below(folder: Path, *left_out: Path | None) -> list[Path]:
-    """Paths of the images in a folder, and in all folders in it, below it, in order.
+    """Paths of the images in a folder, with all folders in it, below it, in order.
 
     Args:
         folder (Path): Where to look.
         *left_out (Path, optional): Folders in it of which there are none: of what was drawn before.
     """
-    drawn = {Path(os.path.relpath(each, folder)) for each in left_out if each}
-    found = sorted(file.relative_to(folder) for file in folder.rglob('*'))
-    return [
-        file
-        for file in found
-        if file.suffix.lower() in IMAGE_SUFFIXES and drawn.isdisjoint(file.parents[:-1])
-    ]
+    drawn = {os.path.realpath(each) for each in left_out if each}
+    found = []
+    for parent, folders, names in walk(folder):
+        folders[:] = [f for f in folders if os.path.realpath(Path(parent, f)) not in drawn]
+        found += [Path(parent, name).relative_to(folder) for name in names]
+    return sorted(file for file in found if file.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def picture_name(path: Path) -> str:
     """Name of an image's picture: the same, with .png behind what is neither JPEG nor PNG."""
     return path.name if path.suffix.lower() in {'.jpg', '.jpeg', '.png'} else f'{path.name}.png'
+
+
+def check_outputs(source: Path, out: Path | None, labels: Path | None) -> None:
+    """Refuse to write where the input is, or pictures and label maps to one place.
+
+    Args:
+        source (Path): Image file; of several, the folder that they are in.
+        out, labels (Path, optional): Files to write; of several images, folders.
+
+    Raises:
+        ValueError: Naming the option.
+    """
+    for option, path in (('--out', out), ('--labels', labels)):
+        if path and path.resolve() == source.resolve():
+            raise ValueError(f'{option} {path} is or holds the input: choose another')
+    if out and labels and out.resolve() == labels.resolve():
+        raise ValueError(f'--out and --labels are both {out}: choose two')
 
 
 def name_images(sources: Sequence[Path], out: Path | None, labels: Path | None) -> dict[Path, Path]:
@@ -602,17 +637,16 @@ def name_images(sources: Sequence[Path], out: Path | None, labels: Path | None) 
         labels (Path, optional): Folder for label maps, likewise.
 
     Raises:
-        ValueError: If a folder holds no image, or is where pictures are to go, or if two images
-            would become one picture.
+        ValueError: As :func:`check_outputs`, if a folder holds no image, or if two images would
+            become one picture.
     """
     images, pictures = {}, {}
     for source in sources:
-        if out and out.resolve() == (source if source.is_dir() else source.parent).resolve():
-            raise ValueError(f'--out {out} holds the input: choose another folder')
+        folder = source if source.is_dir() else source.parent
+        check_outputs(folder, out, labels)
         names = images_below(source, out, labels) if source.is_dir() else [Path(source.name)]
         if not names:
             raise ValueError(f'folder {source} holds no image')
-        folder = source if source.is_dir() else source.parent
         for name in names:
             other = pictures.setdefault(name.with_name(picture_name(name)), folder / name)
             if other != folder / name:
@@ -681,6 +715,7 @@ def main() -> None:
     try:
         model = open_model(args.model, args.threads, [args.provider])
         if len(args.images) == 1 and not args.images[0].is_dir():
+            check_outputs(args.images[0], args.out, args.labels)
             records = predict(model, read_image(args.images[0]), *to_write)
         else:
             records = predict_all(model, name_images(args.images, args.out, args.labels), *to_write)

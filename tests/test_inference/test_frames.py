@@ -5,6 +5,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from castling_det.errors import InputError
 from castling_det.inference.frames import ImageFiles, VideoFile, open_frames
@@ -77,3 +79,14 @@ def test_image_too_large_for_memory_is_left_out_by_its_header(tmp_path, large_im
     assert [frame.file.name for frame in frames] == ['b.png']
     (reason,) = frames.unreadable.values()
     assert reason == 'Image size (900000000 pixels) exceeds limit of 178956970 pixels'
+
+
+def test_image_that_pillow_alone_refuses_is_read(tmp_path):
+    """For a text of more than 1 MiB in a PNG."""
+    text = PngInfo()
+    text.add_text('parameters', 'x' * 2**21, zip=True)
+    Image.new('RGB', (6, 4), (1, 2, 3)).save(tmp_path / 'a.png', pnginfo=text)
+    with pytest.raises(ValueError, match='too large'):
+        Image.open(tmp_path / 'a.png')
+    (frame,) = open_frames(tmp_path / 'a.png')
+    assert frame.image[0, 0].tolist() == [1, 2, 3]

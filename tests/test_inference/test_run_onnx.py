@@ -23,6 +23,7 @@ onnx = pytest.importorskip('onnx', reason="the extra 'export' is not installed")
 pytest.importorskip('onnxruntime')
 
 
+from castling_det.datasets.data_folder import DataFolder  # noqa: E402
 from castling_det.inference import run_onnx  # noqa: E402
 from castling_det.inference.run_onnx import nms, open_model, resize  # noqa: E402
 
@@ -277,18 +278,35 @@ def test_command_writes_label_maps_of_a_folder(photos, tmp_path, command):
 def test_command_overwrites_no_image(known, photos, tmp_path, command):
     (tmp_path / 'none').mkdir()
     Image.fromarray(picture(20, 40, red=3)).save(tmp_path / 'none.png')
+    before = (photos / 'a.png').read_bytes()
     for words, reason in (
         ((photos, '--out', photos), 'holds the input'),
         ((photos / 'a.png', tmp_path / 'c.png', '--out', tmp_path), 'holds the input'),
         ((tmp_path / 'none',), 'none holds no image'),
         ((photos / 'text.jpg', photos / 'no.jpg'), 'none of the 2 images can be read'),
+        ((photos / 'a.png', '--out', photos / 'a.png'), '--out .* is or holds the input'),
+        ((photos / 'a.png', '--labels', photos / 'deep' / '..' / 'a.png'), '--labels .* the input'),
+        ((photos, '--labels', photos), '--labels .* is or holds the input'),
+        ((photos, '--out', tmp_path / 'd', '--labels', tmp_path / 'd'), 'are both .*/d: choose'),
     ):
         with pytest.raises(SystemExit, match=f'^error: .*{reason}'):
             command(known, *words)
+    assert (photos / 'a.png').read_bytes() == before
     assert len(command(known, photos, photos / 'a.png')[0]) == 2  # the same image is one
     (tmp_path / 'a.png').write_bytes((photos / 'a.png').read_bytes())
     with pytest.raises(SystemExit, match='a.png would become one picture'):
         command(known, photos, tmp_path / 'a.png')
+
+
+def test_linked_folders_are_looked_into_and_no_folder_in_itself(photos, tmp_path):
+    (tmp_path / 'elsewhere').mkdir()
+    (tmp_path / 'c.png').rename(tmp_path / 'elsewhere' / 'c.png')
+    (photos / 'linked').symlink_to(tmp_path / 'elsewhere')
+    (photos / 'deep' / 'up').symlink_to(photos)
+    (tmp_path / 'elsewhere' / 'back').symlink_to(photos / 'deep')
+    names = ['a.png', 'deep/b.bmp', 'linked/back/b.bmp', 'linked/c.png', 'text.jpg']
+    assert list(map(str, run_onnx.images_below(photos))) == names
+    assert sorted(map(str, DataFolder(photos).images)) == names
 
 
 def test_a_label_map_has_256_classes_at_most():
@@ -411,18 +429,27 @@ def test_command_ends_in_one_sentence(tmp_path, monkeypatch, known, large_image)
         assert '\n' not in str(error.value)
 
 
-def test_names_beyond_ascii_are_drawn_or_numbered(known, monkeypatch):
+def test_names_beyond_ascii_are_drawn_or_numbered(known, monkeypatch, capsys):
+    """On boxes, and each of a classifier's for itself."""
     detector = open_model(known)
     found = run_onnx.Detections(np.array([[5, 5, 60, 30.0]]), np.array([0.9]), np.array([0]))
 
-    def drawn(name: str) -> np.ndarray:
+    def drawn(name: str) -> list[np.ndarray]:
         detector.classes[0] = name
-        return np.asarray(run_onnx.draw_boxes(picture(40, 90, red=3), found, detector))
+        image, scores = picture(40, 90, red=3), np.array([0.9, 0.1])
+        pictures = (
+            run_onnx.draw_boxes(image, found, detector),
+            run_onnx.draw_classes(image, scores, detector),
+        )
+        return list(map(np.asarray, pictures))
 
     dejavu = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf' / 'DejaVuSans.ttf'
     for fonts in ((), (str(dejavu),)):
         monkeypatch.setattr(run_onnx, 'FONTS', fonts)
         run_onnx.font_for.cache_clear()
-        assert np.array_equal(drawn('屋顶'), drawn('class 0'))
-        assert np.array_equal(drawn('Straße'), drawn('class 0')) == (not fonts)
+        names = 'class 0', '屋顶', 'Straße'
+        for numbered, roof, street in zip(*map(drawn, names), strict=True):
+            assert np.array_equal(roof, numbered)
+            assert np.array_equal(street, numbered) == (not fonts)
     run_onnx.font_for.cache_clear()
+    assert 'warning: no font here can write class 0: 屋顶' in capsys.readouterr().err
