@@ -5,7 +5,7 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from tempfile import NamedTemporaryFile
@@ -88,6 +88,8 @@ _RUNNER_TYPES = [
     np.dtypes.Int64DType,
     np._core.multiarray._reconstruct,
     np._core.multiarray.scalar,
+    (np._core.multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),  # of NumPy 1
+    (np._core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
     argparse.Namespace,  # the arguments of a training script: attributes, and nothing to call
 ]
 
@@ -404,14 +406,23 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     Yields:
         Path: Where to write, in the same folder and with the same suffix.
+
+    Raises:
+        InputError: If it cannot be written; what was at ``path`` is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f'.unfinished-{path.name}')
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished
         unfinished.replace(path)
+    except OSError as error:
+        raise InputError(
+            f'{path} cannot be written ({error.strerror or error}): make room, or choose another '
+            'folder'
+        ) from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
 
 
 def write_whole(path: str | Path, content: bytes) -> None:
@@ -429,17 +440,20 @@ def write_whole(path: str | Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:
+    except InputError as error:
         raise InputError(
-            f'{path} cannot be written ({error.strerror}); the files before it are as they were: '
-            f'make room or choose another --work-dir, and go on by --resume'
+            f'{error}; the files before it are as they were, and --resume goes on from them'
         ) from error
 
 
-def require_writable(folder: str | Path) -> None:
+def require_writable(folder: str | Path, option: str = '--work-dir') -> None:
     """Write a file to the folder, or to the nearest one above that exists, and remove it again.
 
     What the rights say is no answer for root, nor on a file system that is read-only or full.
+
+    Args:
+        folder (str | Path): Where something is to be written later.
+        option (str): Of the command line, that names it. Defaults to '--work-dir'.
 
     Raises:
         InputError: If that fails.
@@ -453,7 +467,7 @@ def require_writable(folder: str | Path) -> None:
             probe.flush()
     except OSError as error:
         raise InputError(
-            f'{folder} cannot be written ({nearest}: {error.strerror}): choose another --work-dir'
+            f'{folder} cannot be written ({nearest}: {error.strerror}): choose another {option}'
         ) from error
 
 

@@ -33,7 +33,7 @@ from castling_det.analysis.latency import (
     Setting,
     Shape,
 )
-from castling_det.checkpoint import atomic_write
+from castling_det.checkpoint import atomic_write, require_writable
 from castling_det.configs import input_shape
 from castling_det.engine.cli import errors_in_one_sentence, load_config
 
@@ -164,10 +164,13 @@ def benchmark(args: argparse.Namespace) -> list[list[Measurement]]:
 def main() -> None:
     args = parse_args()
     with errors_in_one_sentence():
+        for option, file in (('--out', args.out), ('--plot', args.plot)):
+            if file:
+                require_writable(file.parent, option)
         lines = benchmark(args)
-    if args.plot:
-        with atomic_write(args.plot) as unfinished:
-            latency.plot_latencies(sum(lines, [])).savefig(unfinished, format='png')
+        if args.plot:
+            with atomic_write(args.plot) as unfinished:
+                latency.plot_latencies(sum(lines, [])).savefig(unfinished, format='png')
 
 
 if __name__ == '__main__':

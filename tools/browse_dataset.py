@@ -6,6 +6,7 @@ python tools/browse_dataset.py CONFIG --out-dir samples --split train --num 20
 import argparse
 from pathlib import Path
 
+from castling_det.checkpoint import require_writable
 from castling_det.datasets.browsing import drawn_samples
 from castling_det.engine.cli import add_config_arguments, errors_in_one_sentence, load_config
 from castling_det.visualization.drawing import write_picture
@@ -26,6 +27,7 @@ def main() -> None:
     args = parse_args()
     num_drawn = 0
     with errors_in_one_sentence():
+        require_writable(args.out_dir, '--out-dir')
         cfg = load_config(args.config, args.cfg_options)
         for name, picture in drawn_samples(cfg, args.split, args.num):
             write_picture(args.out_dir / f'{name}.png', picture)

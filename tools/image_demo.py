@@ -16,6 +16,7 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from castling_det import Predictor
+from castling_det.checkpoint import require_writable
 from castling_det.engine.cli import errors_in_one_sentence, load_config
 from castling_det.inference.frames import ImageFiles, open_frames
 from castling_det.inference.pictures import draw_predictions
@@ -45,6 +46,7 @@ def main() -> None:
     args = parse_args()
     with errors_in_one_sentence():
         frames = open_frames(args.source, args.out_dir)
+        require_writable(args.out_dir, '--out-dir')
         files = [args.checkpoint]
         if args.config is not None:
             files.insert(0, load_config(args.config, args.cfg_options))

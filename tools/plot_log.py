@@ -31,8 +31,8 @@ def main() -> None:
     with errors_in_one_sentence():
         logs = {str(run): read_log(run) for run in args.runs}
         figure = plot_logs(logs, args.fields)
-    with atomic_write(args.out) as unfinished:
-        figure.savefig(unfinished, format='png')
+        with atomic_write(args.out) as unfinished:
+            figure.savefig(unfinished, format='png')
     print(f'runs drawn: {len(logs)}; see {args.out}')
 
 

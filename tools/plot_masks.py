@@ -14,7 +14,7 @@ from castling_det.analysis.mask_plots import (
     plot_nonzeros,
     read_nonzeros,
 )
-from castling_det.checkpoint import refuse_unsafe_checkpoints
+from castling_det.checkpoint import atomic_write, refuse_unsafe_checkpoints
 from castling_det.engine.cli import errors_in_one_sentence
 
 
@@ -45,10 +45,10 @@ def main() -> None:
         cfg, model = load_run(args.work_dir)
         image = example_image(cfg, args.image)
         pictures['masks.png'] = plot_masks(model, image, args.ramps, tuple(args.place))
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name, figure in pictures.items():
-        figure.savefig(args.out / name, dpi=150)
-        print(f'Picture: {args.out / name}')
+        for name, figure in pictures.items():
+            with atomic_write(args.out / name) as unfinished:
+                figure.savefig(unfinished, format='png', dpi=150)
+            print(f'Picture: {args.out / name}')
 
 
 if __name__ == '__main__':

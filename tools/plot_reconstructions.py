@@ -26,8 +26,8 @@ def main() -> None:
     with errors_in_one_sentence():
         cfg = load_config(args.config, args.cfg_options)
         figure = plot_reconstructions(cfg, args.checkpoint, args.images, args.seed)
-    with atomic_write(args.out) as unfinished:
-        figure.savefig(unfinished, format='png', dpi=150)
+        with atomic_write(args.out) as unfinished:
+            figure.savefig(unfinished, format='png', dpi=150)
     print(f'Picture: {args.out}')
 
 

@@ -69,6 +69,10 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
         is_to = 'be a folder, for label maps' if is_segmentor else 'end in .pkl'
         raise SystemExit(f'error: --out {args.out} is to {is_to}')
     require_writable(cfg.work_dir)
+    if args.out:
+        require_writable(args.out if is_segmentor else Path(args.out).parent, '--out')
+    if args.show_dir:
+        require_writable(args.show_dir, '--show-dir')
     require_file(args.checkpoint)
     cfg.load_from = args.checkpoint
     for evaluator in evaluators_of(cfg, 'test'):

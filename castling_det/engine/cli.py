@@ -2,12 +2,12 @@
 
 import argparse
 import os
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
-from mmengine.config.utils import ConfigParsingError
 from mmengine.utils import import_modules_from_strings
 
 from castling_det.checkpoint import refuse_unsafe_checkpoints
@@ -61,15 +61,18 @@ def load_config(filename: str | Path, cfg_options: dict | None = None) -> Config
     if not Path(filename).is_file():
         raise InputError(f'config {filename} does not exist')
     try:
-        cfg = Config.fromfile(filename)
+        cfg = Config.fromfile(filename, import_custom_modules=False)
     except SyntaxError as error:
         line = f'line {error.lineno}, {(error.text or "").strip()!r}'
         raise InputError(f'config {filename}, or a base of it: {line}: {error.msg}') from error
-    except (ImportError, OSError, TypeError, ConfigParsingError) as error:
-        reason = (error.__cause__ and error.__cause__.__context__) or error
-        raise InputError(f'config {filename} cannot be read: {reason}') from error
-    if 'custom_imports' in cfg:  # which mmengine leaves out in a Python-style config
-        import_modules_from_strings(**cfg.custom_imports)
+    except Exception as error:  # a config is executed, and may raise anything
+        raise InputError(f'config {filename} cannot be read: {_reason(error)}') from error
+    if 'custom_imports' in cfg:
+        try:
+            import_modules_from_strings(**cfg.custom_imports)
+        except (ImportError, TypeError) as error:
+            reason = error.__context__ or error
+            raise InputError(f'config {filename} cannot be read: {reason}') from error
     check_options(cfg, cfg_options or {})
     cfg.merge_from_dict(cfg_options or {})
     for split in ('train', 'val', 'test'):
@@ -78,6 +81,16 @@ def load_config(filename: str | Path, cfg_options: dict | None = None) -> Config
             loader.pop('prefetch_factor', None)
             loader.pop('persistent_workers', None)
     return cfg
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, after the line at fault where a config, or a base of it, was executed."""
+    reason = ' '.join(str(error).split())
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.name == '<module>':
+            place = f'{Path(frame.filename).name}, line {frame.lineno}'
+            return f'{place}: {type(error).__name__}: {reason}'
+    return reason
 
 
 def load_run_config(args: argparse.Namespace) -> Config:

@@ -43,7 +43,7 @@ def distill_backbone(cfg: Config, iterations: int, lr: float, out: Path) -> list
             f'{cfg.filename}: distillation is for a CastlingTimm with trained weights: give '
             'model.backbone.pretrained'
         )
-    require_writable(out.parent)
+    require_writable(out.parent, '--out')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     set_random_seed(cfg.get('randomness', {}).get('seed') or 0)
     model, twin = build_model(cfg), build_model(softmax_twin(cfg))

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 
 from castling_det.castling import castle
-from castling_det.checkpoint import atomic_write, load_weights, require_file
+from castling_det.checkpoint import atomic_write, load_weights, require_file, require_writable
 from castling_det.configs import build_model, type_name
 from castling_det.errors import InputError
 from castling_det.models.attention import MaskedSoftmax
@@ -70,8 +70,12 @@ def castle_checkpoint(
 
     Raises:
         InputError: If the checkpoint does not exist, is not read safely or does not fit the config,
-            or if the config's model has no CastlingAttention or does not name it.
+            if the config's model has no CastlingAttention or does not name it, or if nothing can be
+            written there.
     """
+    out = Path(out)
+    folder, name = (out.parent, out.stem) if out.suffix == '.pth' else (out, name)
+    require_writable(folder, '--out')
     require_file(checkpoint)
     castled_cfg = inference_config(cfg)
     model = build_model(castled_cfg)
@@ -98,8 +102,6 @@ def castle_checkpoint(
     )
     content = content.getvalue()
     torch.load(BytesIO(content), weights_only=True)
-    out = Path(out)
-    folder, name = (out.parent, out.stem) if out.suffix == '.pth' else (out, name)
     stem = f'{name}-castled-{hashlib.sha256(content).hexdigest()[:8]}'
     for suffix, written in (('.py', text.encode()), ('.pth', content)):
         with atomic_write(folder / f'{stem}{suffix}') as unfinished:

@@ -119,7 +119,7 @@ def draw_predictions(
         folder (Path): Where the pictures, or the video, go; it is made.
 
     Raises:
-        InputError: If no frame can be read, or if nothing can be written to the folder.
+        InputError: If no frame can be read, and as :func:`writer_for`.
     """
     num_images, num_boxes, scores = 0, None, []
     folder.mkdir(parents=True, exist_ok=True)

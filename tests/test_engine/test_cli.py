@@ -64,6 +64,31 @@ def test_dict_over_a_value_of_the_base(write):
     assert f'{leaf} cannot be read: b=' in sentence(leaf) and '_delete_=True' in sentence(leaf)
 
 
+@pytest.mark.parametrize(
+    ('faulty', 'reason'),
+    [
+        ('a = 1\nb = nmu_classes', "NameError: name 'nmu_classes' is not defined"),
+        ('a = dict()\nb = a["size"]', "KeyError: 'size'"),
+        ('a = (1, 2)\nb = a.sides', "AttributeError: 'tuple' object has no attribute 'sides'"),
+        ('a = "x"\nb = int(a)', "ValueError: invalid literal for int() with base 10: 'x'"),
+    ],
+)
+def test_what_a_config_raises_is_found_by_its_line(write, faulty, reason):
+    base = write(faulty, 'base.py')
+    leaf = write("_base_ = 'base.py'")
+    for config in (base, leaf):
+        said = f'error: config {config} cannot be read: base.py, line 2: {reason}'
+        assert sentence(config) == said
+
+
+def test_what_mmengine_does_not_read_is_refused_with_the_file(write, tmp_path):
+    write('a = 1', 'one.py'), write('a = 2', 'two.py')
+    twice = write("_base_ = ['one.py', 'two.py']")
+    assert f'{twice} cannot be read: ' in sentence(twice) and "keys: {'a'}" in sentence(twice)
+    (tmp_path / 'latin.py').write_bytes('# Café'.encode('latin-1'))
+    assert "latin.py cannot be read: 'utf-8' codec" in sentence(tmp_path / 'latin.py')
+
+
 def test_custom_import_that_does_not_exist(write):
     leaf = write("custom_imports = dict(imports=['no_such_module'], allow_failed_imports=False)")
     assert sentence(leaf).endswith("cannot be read: No module named 'no_such_module'")
@@ -158,3 +183,22 @@ def test_tensorboard_has_the_scalars_and_pictures_of_the_log(write, tmp_path):
         assert (event.step, event.value) == (7, value)
     (image,) = found.Images('val')
     assert (image.step, image.height, image.width) == (7, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ('tool', 'words', 'option', 'path'),
+    [
+        ('image_demo', ['--checkpoint', 'no.pth'], '--out-dir', 'file'),
+        ('browse_dataset', [], '--out-dir', 'file/drawn'),
+        ('export_onnx', ['no.pth'], '--out', 'file/model.onnx'),
+        ('benchmark_latency', [], '--plot', 'file/plot.png'),
+    ],
+)
+def test_where_nothing_can_be_written_is_told_before_the_work(
+    refusal, tmp_path, tool, words, option, path
+):
+    file = tmp_path / 'file'
+    file.write_text('')
+    said = refusal(tool, file, *words, option, tmp_path / path)
+    assert said.startswith(f'error: {file}')
+    assert said.endswith(f'cannot be written ({file}: Not a directory): choose another {option}')

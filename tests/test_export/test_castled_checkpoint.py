@@ -176,3 +176,5 @@ def test_what_does_not_fit_is_named(cfg, trained, tmp_path):
     with pytest.raises(InputError, match='no.pth does not exist'):
         castle_checkpoint(cfg, tmp_path / 'no.pth', out, 'missing')
     assert not out.exists()
+    with pytest.raises(InputError, match='/deep cannot be written .*another --out'):
+        castle_checkpoint(cfg, path, path / 'deep', 'demo')
