@@ -114,13 +114,8 @@ def main() -> None:
         weights = find_weights(args.model)
         text = config_text(data, args.model, size, args.epochs, weights)
         found = report(data, args.model, weights)
-        try:
-            with atomic_write(args.out) as unfinished:
-                unfinished.write_text(text)
-        except OSError as error:
-            raise InputError(
-                f'{args.out} cannot be written ({error.strerror}): give another --out'
-            ) from error
+        with atomic_write(args.out) as unfinished:
+            unfinished.write_text(text)
         told = length(data, args.out, args.epochs, starts_trained(args.model, weights))
     print(found)
     best = f'work_dirs/{args.out.stem}/best_*.pth'
