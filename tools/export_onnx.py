@@ -95,7 +95,7 @@ def main() -> None:
         agreement = export(args)
     print(f'File: {args.out}, {args.out.stat().st_size / 2**20:.1f} MiB')
     images = 'training images' if args.int8 else 'noise'
-    print(f'Its worst error on {images}, against the checkpoint in float64: {agreement}')
+    print(f'Held against the checkpoint in float64, on {images}: {agreement}')
     if args.format == 'onnx' and args.decode != 'raw':
         runtime = args.out.with_name('run_onnx.py')
         print(f'Run it: python {runtime} {args.out} photo.jpg --out picture.png')

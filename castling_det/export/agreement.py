@@ -52,7 +52,8 @@ class BoxAgreement:
     rounded: ClassVar[dict[str, BoxAgreement]]
 
     def __str__(self) -> str:
-        return f'box sides {self.boxes:.1e} px, scores {self.scores:.1e}, IoU {self.iou:.4f}'
+        sides = f'box sides differ by {self.boxes:.1e} px'
+        return f'{sides}, scores by {self.scores:.1e}, least IoU {self.iou:.4f}'
 
     @staticmethod
     def compared(graph: Graph, outputs: Sequence[Tensor], image: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +110,7 @@ class LabelAgreement:
 
     def __str__(self) -> str:
         labels = f'the same label at {self.labels:.3%} of the pixels'
-        return f'logits {self.logits:.1e}, {labels}' if self.logits else labels
+        return f'logits differ by {self.logits:.1e}, {labels}' if self.logits else labels
 
     @staticmethod
     def compared(graph: Graph, outputs: Sequence[Tensor], image: Tensor) -> Tensor:
@@ -150,7 +151,7 @@ class ScoreAgreement:
     rounded: ClassVar[dict[str, ScoreAgreement]]
 
     def __str__(self) -> str:
-        return f'scores {self.scores:.1e}'
+        return f'scores differ by {self.scores:.1e}'
 
     @staticmethod
     def compared(graph: Graph, outputs: Sequence[Tensor], image: Tensor) -> Tensor:

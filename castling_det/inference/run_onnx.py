@@ -695,8 +695,6 @@ def predict_all(
     sys.stderr.write('\n')
     if not records:
         raise ValueError(f'none of the {len(images)} images can be read')
-    if out:
-        sys.stderr.write(f'{len(records)} pictures in {out}\n')
     return records
 
 
@@ -712,17 +710,21 @@ def main() -> None:
     parser.add_argument('--provider', default='CPUExecutionProvider', help="onnxruntime's name")
     args = parser.parse_args()
     to_write = (args.out, args.labels, args.score_thr)
+    is_single = len(args.images) == 1 and not args.images[0].is_dir()
     try:
         model = open_model(args.model, args.threads, [args.provider])
-        if len(args.images) == 1 and not args.images[0].is_dir():
+        if is_single:
             check_outputs(args.images[0], args.out, args.labels)
             records = predict(model, read_image(args.images[0]), *to_write)
         else:
             records = predict_all(model, name_images(args.images, args.out, args.labels), *to_write)
     except (OSError, ValueError) as error:
         raise SystemExit(f'error: {error}') from error
-    json.dump(records, sys.stdout, indent=1)
-    sys.stdout.write('\n')
+    lines = ',\n '.join(json.dumps(record) for record in records)
+    sys.stdout.write(f'[{lines}]\n')
+    sys.stdout.flush()
+    if args.out and not is_single:
+        sys.stderr.write(f'{len(records)} pictures in {args.out}\n')
 
 
 if __name__ == '__main__':

@@ -133,7 +133,9 @@ def test_labels_may_differ_where_the_model_hardly_decides(segmentor):
     assert near.logits < 9.1e-4 and near.labels > 0.99
     assert check(biased(9e-4), raw, 'fp32', noise(), OUT).logits == pytest.approx(9e-4, rel=0.01)
     for run, graph in ((labels(0.5), trained), (biased(2e-3), raw)):
-        with pytest.raises(ValueError, match='too far .*: logits .*; allowed: logits 1.0e-03'):
+        with pytest.raises(
+            ValueError, match='too far .*: logits .*; allowed: logits differ by 1.0e-03'
+        ):
             check(run, graph, 'fp32', noise(), OUT)
     with pytest.raises(ValueError, match='the same label at'):
         check(labels(5), trained, 'fp16', noise(), OUT)
