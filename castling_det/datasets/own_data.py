@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 from PIL import Image
 
 from castling_det.datasets.box_layouts import LAYOUTS, NAME_FILES, Boxes
@@ -291,14 +290,19 @@ def _palette_beside(folder: DataFolder, num_classes: int) -> list[list[int]]:
         content = json.loads(folder.read(file)) if file.name == 'classes.json' else None
         if not isinstance(content, dict) or 'palette' not in content:
             continue
-        colours = np.array(content['palette'])
-        if colours.shape == (num_classes, 3) and colours.dtype.kind in 'iu':
-            return colours.clip(0, 255).tolist()
+        palette = content['palette']
+        is_whole = isinstance(palette, list) and len(palette) == num_classes
+        if is_whole and all(map(_is_colour, palette)):
+            return palette
         folder.notes.append(
             f'the palette of {file} is left out: it is to be a list of {num_classes} colours '
             '[red, green, blue], one a class, from 0 to 255'
         )
     return []
+
+
+def _is_colour(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(n in range(256) for n in value)
 
 
 # Classes.

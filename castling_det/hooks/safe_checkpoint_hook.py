@@ -1,6 +1,7 @@
 """Checkpoints that are written whole or not at all, and what a killed training left is mended."""
 
 import operator
+import re
 from collections import deque
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from castling_det.checkpoint import require_writable, write_whole
 from castling_det.errors import InputError
 
 OUTDATED = 'outdated_ckpts'  # in the message hub: the files that a checkpoint replaces
+EARLIER = 'earlier_best_ckpts'  # likewise: those of another training that the first best replaces
 MAIN_METRICS = ('mAP', 'mIoU', 'top1')  # how the names of those that count most end
 VALIDATED = 'last_validation'  # in the work dir: after which epoch or iteration it was
 
@@ -62,7 +64,6 @@ class SafeCheckpointHook(CheckpointHook):
             self.backend_args = dict(backend='whole_file')
             require_writable(self.out_dir)
         self.file_backend = _Postponing(self.file_backend)
-        self.earlier_best = []
         if not runner._resume or runner.iter == 0:
             self._find_earlier_best(runner)
             return
@@ -118,8 +119,9 @@ class SafeCheckpointHook(CheckpointHook):
             self._choose_metric(runner, list(metrics))
         super()._save_best_checkpoint(runner, metrics)
         if _best(runner):
-            self.file_backend.outdated += self.earlier_best
-            self.earlier_best = []
+            earlier = runner.message_hub.runtime_info.get(EARLIER, [])
+            self.file_backend.outdated += map(self._path, earlier)
+            runner.message_hub.update_info(EARLIER, [])
         self._remove_outdated(runner)
 
     def _choose_metric(self, runner: Runner, names: list[str]) -> None:
@@ -147,12 +149,17 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _find_earlier_best(self, runner: Runner) -> None:
         """Note the best checkpoints of another training, which beside ours would mislead."""
-        names = [path.name for path in Path(self.out_dir).glob('best_*.pth')]
+        start = Path(runner._load_from or '').resolve()  # it stays
+        names = [
+            path.name
+            for path in sorted(Path(self.out_dir).glob('best_*.pth'))
+            if re.search(r'_(epoch|iter)_\d+\.pth$', path.name) and path.resolve() != start
+        ]
         if names and self.save_best is not None:
-            self.earlier_best = [self._path(name) for name in names]
+            runner.message_hub.update_info(EARLIER, names)
             runner.logger.warning(
                 f'{self.out_dir} has the best checkpoint of an earlier training, which goes when '
-                f'this one has its own: {", ".join(sorted(names))}'
+                f'this one has its own: {", ".join(names)}'
             )
 
     def _find_best(self, runner: Runner) -> None:

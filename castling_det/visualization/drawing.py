@@ -81,6 +81,8 @@ def truth_above_prediction(
         ndarray: ``(H, W, 3)``, uint8, RGB.
     """
     image = mmcv.imread(sample.img_path, channel_order='rgb')
+    if image.shape[:2] != sample.get('ori_shape', image.shape[:2]):  # loaded without EXIF's turn
+        image = mmcv.imread(sample.img_path, 'color_ignore_orientation', channel_order='rgb')
     visualizer = visualizer_for(sample, dataset_meta)
     if not isinstance(sample, DetDataSample) and 'gt_sem_seg' not in sample:
         visualizer.add_datasample('picture', image, sample)

@@ -439,9 +439,10 @@ def test_colours_of_label_maps(tmp_path):
     text(tmp_path / 'classes.json', json.dumps(beside))
     data = find_own_data(tmp_path)
     assert (data.classes, data.palette, data.notes) == (('road', 'car'), colours, [])
-    text(tmp_path / 'classes.json', json.dumps(beside | dict(palette=colours[:1])))
-    data = find_own_data(tmp_path)
-    assert not data.palette and 'is to be a list of 2 colours' in data.notes[-1]
+    for palette in (colours[:1], [[0, 0, 0], [255, 0]], [[0, 0, 0], [300, 0, 0]], None):
+        text(tmp_path / 'classes.json', json.dumps(beside | dict(palette=palette)))
+        data = find_own_data(tmp_path)
+        assert not data.palette and 'is to be a list of 2 colours' in data.notes[-1]
 
 
 def test_label_maps_without_val(tmp_path):

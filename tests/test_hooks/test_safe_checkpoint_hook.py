@@ -276,7 +276,10 @@ def test_of_equals_the_last_is_the_best(tmp_path, monkeypatch):
 
 def test_best_of_an_earlier_training_goes_when_this_one_has_its_own(tmp_path, monkeypatch):
     earlier, there = tmp_path / 'best_mIoU_epoch_60.pth', []
+    start, own = tmp_path / 'best_mIoU_epoch_9.pth', tmp_path / 'best_model.pth'
     earlier.touch()
+    own.touch()
+    torch.save(dict(state_dict=Toy().state_dict()), start)
 
     class Look(Measure):
         def compute_metrics(self, results):
@@ -284,8 +287,9 @@ def test_best_of_an_earlier_training_goes_when_this_one_has_its_own(tmp_path, mo
             return super().compute_metrics(results)
 
     monkeypatch.setattr(sys.modules[__name__], 'Measure', Look)
-    assert measured(monkeypatch, tmp_path, 'acc', 3)[1] == {'best_acc_epoch_2'}
+    _, best = measured(monkeypatch, tmp_path, 'acc', 3, load_from=str(start))
     assert there == [True, False, False]
+    assert best == {'best_acc_epoch_2', start.stem, own.stem}
 
 
 @pytest.mark.parametrize(('lost', 'acc'), [('nothing', 2), ('best_acc_epoch_2.pth', 3)])

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from PIL import Image
 
 from castling_det.errors import InputError
 from castling_det.segmentation import LegendVisualizer
-from castling_det.visualization.drawing import write_label_map
+from castling_det.visualization.drawing import truth_above_prediction, write_label_map
 
 META = dict(classes=('sky', 'road', 'tree'), palette=[(0, 0, 255), (200, 0, 0), (0, 255, 0)])
 
@@ -23,6 +24,23 @@ def test_label_maps_of_up_to_256_classes(tmp_path):
     with pytest.raises(InputError, match='b.png: 257 classes do not fit into 8 bits a pixel'):
         write_label_map(tmp_path / 'b.png', labels, [*palette, (0, 0, 0)])
     assert not (tmp_path / 'b.png').exists()
+
+
+def test_a_photo_that_was_loaded_as_it_is_stored_is_drawn_so(tmp_path):
+    """Its labels fit the stored pixels, which EXIF would turn."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = np.zeros((40, 60, 3), np.uint8)
+    photo[:, 30:] = 200
+    Image.fromarray(photo).save(tmp_path / 'a.png', exif=exif)
+    data = PixelData(data=torch.full((1, 40, 60), 255))
+    sample = SegDataSample(gt_sem_seg=data, pred_sem_seg=data)
+    sample.set_metainfo(dict(img_path=str(tmp_path / 'a.png'), ori_shape=(40, 60)))
+    picture = truth_above_prediction(sample, META, 0.3)
+    top, size = np.flatnonzero((picture[:, 0] == 0).all(-1))[0], len(picture)
+    scale = (size - 2 * top) // 80
+    drawn = picture[top : top + 40 * scale : scale, : 60 * scale : scale]
+    assert np.array_equal(drawn, photo)
 
 
 @pytest.fixture
