@@ -471,6 +471,17 @@ def require_writable(folder: str | Path, option: str = '--work-dir') -> None:
         ) from error
 
 
+def require_place(file: Path, option: str) -> None:
+    """A file can be written there later.
+
+    Raises:
+        InputError: If there is a folder, or the folder around it cannot be written.
+    """
+    if file.is_dir():
+        raise InputError(f'{option} {file} is a folder: give the name of a file')
+    require_writable(file.parent, option)
+
+
 @register_backend('whole_file', force=True)
 class WholeFileBackend(LocalBackend):
     """Local files, of which checkpoints are written by :func:`write_whole`."""

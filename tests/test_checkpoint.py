@@ -24,6 +24,7 @@ from castling_det.checkpoint import (
     load_weights,
     read_checkpoint,
     refuse_unsafe_checkpoints,
+    require_place,
     require_writable,
     weights_of,
     write_whole,
@@ -486,6 +487,12 @@ def test_writable_folder_is_really_tried(tmp_path, monkeypatch):
     for folder, nearest in ((tmp_path / 'file' / 'b', 'file'), ('/proc/x', '/proc')):
         with pytest.raises(InputError, match=f'^{folder} cannot be .*{nearest}: .+--work-dir$'):
             require_writable(folder)
+
+
+def test_a_file_does_not_take_the_place_of_a_folder(tmp_path):
+    require_place(tmp_path / 'new' / 'a.json', '--out')
+    with pytest.raises(InputError, match='--plot .* is a folder: give the name of a file'):
+        require_place(tmp_path, '--plot')
 
 
 def test_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ from castling_det.analysis.latency import (
     Setting,
     Shape,
 )
-from castling_det.checkpoint import atomic_write, require_writable
+from castling_det.checkpoint import atomic_write, require_place
 from castling_det.configs import input_shape
 from castling_det.engine.cli import errors_in_one_sentence, load_config
 
@@ -166,7 +166,7 @@ def main() -> None:
     with errors_in_one_sentence():
         for option, file in (('--out', args.out), ('--plot', args.plot)):
             if file:
-                require_writable(file.parent, option)
+                require_place(file, option)
         lines = benchmark(args)
         if args.plot:
             with atomic_write(args.plot) as unfinished:

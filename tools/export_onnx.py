@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from castling_det.checkpoint import require_writable
+from castling_det.checkpoint import require_place
 from castling_det.engine.cli import add_config_arguments, errors_in_one_sentence, load_config
 from castling_det.errors import InputError
 from castling_det.export.graph import DECODES
@@ -67,9 +67,7 @@ def parse_args() -> argparse.Namespace:
 
 def export(args: argparse.Namespace) -> 'Agreement':
     """Write the file. The libraries that it takes are read late: they speak, and may be missing."""
-    if args.out.is_dir():
-        raise InputError(f'--out {args.out} is a folder: give the name of a file')
-    require_writable(args.out.parent, '--out')
+    require_place(args.out, '--out')
     cfg = load_config(args.config, args.cfg_options)
     print(f'Reading {args.checkpoint}', flush=True)
     if args.format == 'torch':

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from castling_det.analysis.train_log import plot_logs, read_log
-from castling_det.checkpoint import atomic_write
+from castling_det.checkpoint import atomic_write, require_place
 from castling_det.engine.cli import errors_in_one_sentence
 
 
@@ -29,6 +29,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with errors_in_one_sentence():
+        require_place(args.out, '--out')
         logs = {str(run): read_log(run) for run in args.runs}
         figure = plot_logs(logs, args.fields)
         with atomic_write(args.out) as unfinished:

@@ -6,7 +6,7 @@ A row for each image: itself, its visible patches, the reconstruction.
 import argparse
 from pathlib import Path
 
-from castling_det.checkpoint import atomic_write
+from castling_det.checkpoint import atomic_write, require_place
 from castling_det.engine.cli import add_config_arguments, errors_in_one_sentence, load_config
 from castling_det.visualization.reconstructions import plot_reconstructions
 
@@ -24,6 +24,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with errors_in_one_sentence():
+        require_place(args.out, '--out')
         cfg = load_config(args.config, args.cfg_options)
         figure = plot_reconstructions(cfg, args.checkpoint, args.images, args.seed)
         with atomic_write(args.out) as unfinished:

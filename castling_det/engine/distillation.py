@@ -10,7 +10,7 @@ from mmengine.runner import Runner, set_random_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from castling_det.checkpoint import atomic_write, require_writable
+from castling_det.checkpoint import atomic_write, require_place
 from castling_det.configs import build_model, softmax_twin, type_name
 from castling_det.distilling import distill
 from castling_det.errors import InputError
@@ -43,7 +43,7 @@ def distill_backbone(cfg: Config, iterations: int, lr: float, out: Path) -> list
             f'{cfg.filename}: distillation is for a CastlingTimm with trained weights: give '
             'model.backbone.pretrained'
         )
-    require_writable(out.parent, '--out')
+    require_place(out, '--out')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     set_random_seed(cfg.get('randomness', {}).get('seed') or 0)
     model, twin = build_model(cfg), build_model(softmax_twin(cfg))

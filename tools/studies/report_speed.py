@@ -99,11 +99,11 @@ def main() -> None:
         pictures = {
             name: plot_latencies(load(RUNS / f'{run}.json')[1]) for run, name in PICTURES.items()
         }
-    with atomic_write(page) as unfinished:
-        unfinished.write_text(text)
-    for name, picture in pictures.items():
-        with atomic_write(DOCS / 'images' / name) as unfinished:
-            picture.savefig(unfinished, format='png')
+        with atomic_write(page) as unfinished:
+            unfinished.write_text(text)
+        for name, picture in pictures.items():
+            with atomic_write(DOCS / 'images' / name) as unfinished:
+                picture.savefig(unfinished, format='png')
     print(f'wrote {page} and its pictures')
 
 

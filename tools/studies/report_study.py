@@ -31,10 +31,10 @@ def main() -> None:
         if not page.is_file():
             raise InputError(f'{page} does not exist: write the page, with the marks of its tables')
         text = fill_tables(page.read_text(), tables(study).__getitem__)
-    with atomic_write(page) as part:
-        part.write_text(text)
-    with atomic_write(folder / 'runs.png') as part:
-        picture(study).savefig(part, dpi=110)
+        with atomic_write(page) as part:
+            part.write_text(text)
+        with atomic_write(folder / 'runs.png') as part:
+            picture(study).savefig(part, dpi=110)
     print(f'wrote {page} and {folder / "runs.png"}')
 
 
