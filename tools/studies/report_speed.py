@@ -21,7 +21,7 @@ from castling_det.errors import InputError
 
 DOCS = Path(__file__).parents[2] / 'docs'
 RUNS = DOCS / 'studies' / 'speed'
-PICTURES = dict(detectors='latency.png', segmentors='latency-segmentor.png')
+PICTURES = dict(detectors='latency.png')
 CONDITIONS = ('hardware', 'torch', 'threads', 'batch', 'rounds', 'load_average', 'commit')
 
 
