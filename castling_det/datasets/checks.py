@@ -130,7 +130,11 @@ def _report(cfg: Config, dataset: ConfigDict, key: str, use: str, decode: bool) 
     loading = LoadReadableImage('skip' if skips else 'raise', *color_types[:1])
     if check is check_segmentation and any(type_name(s) == 'LoadAnnotations' for s in pipeline):
         report.use = 'train' if use == 'train' else 'metric'  # it needs label maps
-    check(report, built, loading, decode)
+    report.masks = any(step.get('with_mask') for step in pipeline)
+    try:
+        check(report, built, loading, decode)
+    except InputError as error:
+        report.errors.append(error)
     if report.labelled and not report.errors:
         report.errors += _head_errors(model, key, built.metainfo['classes'])
     return report

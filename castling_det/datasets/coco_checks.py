@@ -63,17 +63,16 @@ def check_coco(
         dataset (BaseDataset): A ``CocoDataset``, not initialised; not to be used afterwards.
         loading (LoadReadableImage): How the pipeline loads images.
         decode (bool): Whether to decode every image, not a sample.
+
+    Raises:
+        InputError: If the file cannot be read, or an entry lacks a key.
     """
     key, classes = report.keys[0], dataset.metainfo['classes']
     if 'img' not in dataset.data_prefix:
         report.error(f"{key}.data_prefix has no img: write dict(img='folder/of/images/')")
         return
     ann_file, folder = Path(dataset.ann_file), Path(dataset.data_prefix['img'])
-    try:
-        content = _read(ann_file, report)
-    except InputError as error:
-        report.errors.append(error)
-        return
+    content = _read(ann_file, report)
     names = [category['name'] for category in content['categories']]
     for error in (
         *_id_errors(content, report.use),
@@ -227,6 +226,14 @@ def _count_boxes(
             ids = first_five(annotation['id'] for annotation in fates[fate])
             end = KEPT if fate == 'over the edge' else dropped
             report.warnings.append(f'{len(fates[fate])} boxes {words} (id {ids}): {end}')
+    kept = [box for fate in ('whole', 'over the edge', 'crowd') for box in fates[fate]]
+    without = [box['id'] for box in kept if report.masks and not box.get('segmentation')]
+    if without:
+        yield (
+            f'{len(without)} of {len(kept)} boxes have no `segmentation` (id '
+            f'{first_five(without)}), which with_mask=True in {report.keys[0]}.pipeline reads: add '
+            'their polygons, or take these annotations out'
+        )
     if fates['unknown']:
         unknown = {annotation['category_id'] for annotation in fates['unknown']}
         yield (

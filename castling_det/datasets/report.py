@@ -21,6 +21,7 @@ class DatasetReport:
         empty_images: Those of them without a box to learn or find.
         boxes: Boxes per class as they are written, dropped ones and crowd regions included.
         crowd: Crowd regions among the boxes.
+        masks: Whether the pipeline loads the masks of boxes.
         labelled: Whether the images have labels, which pretraining does without.
         labels: Images by class or its folder, of a classification set.
         label_maps: Number of label maps that were read.
@@ -37,6 +38,7 @@ class DatasetReport:
     empty_images: int = 0
     boxes: Counter[str] = field(default_factory=Counter)
     crowd: int = 0
+    masks: bool = False
     labelled: bool = True
     labels: Counter[str] = field(default_factory=Counter)
     label_maps: int = 0

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
+from mmdet.datasets.transforms import LoadAnnotations
 from mmengine.config import Config
 from PIL import Image
 from pycocotools.coco import COCO
@@ -175,6 +176,24 @@ def test_iscrowd_is_needed_in_evaluation_alone(folder):
     assert not check(folder, dict(annotations=without)).errors
     error = only_error(check(folder, split='val'))
     assert 'lack `iscrowd`' in error and 'write `"iscrowd": 0` into each' in error
+
+
+@pytest.mark.parametrize('changes', [dict(), dict(segmentation=[]), dict(iscrowd=1)])
+def test_masks_are_needed_where_the_pipeline_loads_them(folder, changes):
+    """mmdet's LoadAnnotations stops with a KeyError, of a crowd region too."""
+    polygon = dict(segmentation=[[2, 3, 12, 3, 12, 11]])
+    dropped = annotation(3, ignore=1)
+    whole = dict(annotations=[annotation(1, **polygon), annotation(2, 2, **polygon), dropped])
+    loading = dict(pipeline=[dict(type='LoadAnnotations', with_bbox=True, with_mask=True)])
+    assert not check(folder, whole, **loading).errors
+    lacking = dict(annotations=[annotation(1, **polygon), annotation(2, **changes)])
+    assert not check(folder, lacking).errors
+    assert 'ann.json: 1 of 2 boxes have no `segmentation` (id 2), which with_mask=True in ' in (
+        only_error(check(folder, lacking, **loading))
+    )
+    transform = LoadAnnotations(with_mask=True)
+    with pytest.raises(KeyError, match='mask'):
+        transform._process_masks(dict(instances=parsed(folder)))
 
 
 @pytest.mark.parametrize(
