@@ -3,8 +3,15 @@
 from pathlib import Path
 
 from mmengine.dataset import BaseDataset
+from mmengine.fileio import list_dir_or_file
 
-from castling_det.datasets.image_files import check_images, first_five, missing_files
+from castling_det.datasets.image_files import (
+    check_images,
+    first_five,
+    missing_files,
+    names_below,
+    read_utf8,
+)
 from castling_det.datasets.loading import LoadReadableImage
 from castling_det.datasets.report import DatasetReport
 
@@ -21,6 +28,9 @@ def check_classification(
         dataset (BaseDataset): Not initialised.
         loading (LoadReadableImage): How the pipeline loads images.
         decode (bool): Whether to decode all images, not a sample.
+
+    Raises:
+        InputError: If a list is no plain UTF-8.
     """
     key, folder = report.keys[0], Path(dataset.img_prefix)
     report.source = dataset.ann_file or str(folder)
@@ -28,19 +38,20 @@ def check_classification(
         report.error(f'folder {folder} does not exist: set {key}.data_root and {key}.data_prefix')
     elif dataset.ann_file and not Path(dataset.ann_file).is_file():
         report.error(f'list {dataset.ann_file} does not exist: set {key}.ann_file')
-    elif not report.labelled:
-        if not dataset.ann_file and not _num_images(dataset, folder):
-            report.error(
-                f'{folder} holds no image ({", ".join(dataset.extensions)}): set {key}.data_root '
-                f'and {key}.data_prefix'
-            )
     elif dataset.ann_file:
-        _check_list(report, dataset, folder)
-    else:
+        lines = read_utf8(Path(dataset.ann_file)).splitlines()
+        if report.labelled:
+            _check_list(report, dataset, folder, lines)
+    elif report.labelled:
         _check_folders(report, dataset, folder)
+    elif not _num_images(dataset, folder):
+        report.error(
+            f'{folder} holds no image ({", ".join(dataset.extensions)}): set {key}.data_root and '
+            f'{key}.data_prefix'
+        )
     if report.errors:
         return
-    names = [str(Path(x['img_path']).relative_to(folder)) for x in dataset.load_data_list()]
+    names = names_below(folder, (image['img_path'] for image in dataset.load_data_list()))
     report.images = report.used = len(names)
     missing = missing_files(folder, names)
     if missing:
@@ -59,6 +70,7 @@ def _check_folders(report: DatasetReport, dataset: BaseDataset, folder: Path) ->
     for name in folders:
         report.labels[name] = _num_images(dataset, folder / name)
     empty = [name for name, count in report.labels.items() if not count]
+    numbers = {name: number for number, name in enumerate(folders)}
     if len(folders) != len(classes):
         more, fewer = (sorted(set(a) - set(b)) for a, b in ((folders, classes), (classes, folders)))
         without = f'; classes without a folder: {first_five(fewer)}' if fewer else ''
@@ -67,7 +79,7 @@ def _check_folders(report: DatasetReport, dataset: BaseDataset, folder: Path) ->
             f'{folder} has {len(folders)} folders, but {key}.metainfo has {len(classes)} classes'
             f'{without}{beyond}: let each class have one'
         )
-    elif set(folders) == set(classes) and folders != list(classes):
+    elif any(numbers.get(name, number) != number for number, name in enumerate(classes)):
         report.error(
             f'{key}.metainfo.classes is {tuple(classes)}, but folders are numbered in alphabetical '
             f'order: write {tuple(folders)}'
@@ -80,13 +92,17 @@ def _check_folders(report: DatasetReport, dataset: BaseDataset, folder: Path) ->
 
 
 def _num_images(dataset: BaseDataset, folder: Path) -> int:
-    return sum(dataset.is_valid_file(file.name) for file in folder.rglob('*'))
+    """How many mmpretrain reads, which leaves out hidden ones."""
+    files = list_dir_or_file(folder, list_dir=False, recursive=True)
+    return sum(map(dataset.is_valid_file, files))
 
 
-def _check_list(report: DatasetReport, dataset: BaseDataset, folder: Path) -> None:
+def _check_list(
+    report: DatasetReport, dataset: BaseDataset, folder: Path, lines: list[str]
+) -> None:
     """Lines of a file name and the number of its class."""
     classes = dataset.metainfo['classes']
-    for number, line in enumerate(Path(dataset.ann_file).read_text().splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         name, _, label = line.strip().rpartition(' ')
         if not name or not label.isdigit() or int(label) >= len(classes):
             report.error(

@@ -41,8 +41,34 @@ def first_five(things: Iterable) -> str:
     return ', '.join(map(str, things[:5])) + (', ...' if len(things) > 5 else '')
 
 
+def read_utf8(file: Path, encoding: str = 'utf-8') -> str:
+    """The text of a file.
+
+    Args:
+        file (Path): The file.
+        encoding (str): 'utf-8-sig' takes a byte order mark off, where there is one. Defaults to
+            'utf-8', as which mmengine and pycocotools read.
+
+    Raises:
+        InputError: If it is no UTF-8, or begins with a byte order mark.
+    """
+    try:
+        text = file.read_bytes().decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InputError(f'{file} is no UTF-8 ({error.reason}): save it so') from error
+    if text.startswith('\ufeff'):
+        raise InputError(f'{file} begins with a byte order mark: save it as UTF-8 without one')
+    return text
+
+
+def names_below(folder: Path, paths: Iterable[str]) -> list[str]:
+    """Paths as they are below the folder; those that lie elsewhere stay whole."""
+    paths = map(Path, paths)
+    return [str(p.relative_to(folder) if p.is_relative_to(folder) else p) for p in paths]
+
+
 def missing_files(folder: Path, names: Iterable[str]) -> list[str]:
-    """Those of the names (which may begin with folders) that ``folder`` lacks.
+    """Those of the names (which may begin with folders, or be whole paths) that are missing.
 
     Each folder is listed once: asking for every file is slow on network drives.
     """

@@ -16,6 +16,8 @@ from castling_det.datasets.image_files import (
     first_five,
     in_threads,
     missing_files,
+    names_below,
+    read_utf8,
 )
 from castling_det.datasets.loading import LoadReadableImage
 from castling_det.datasets.report import DatasetReport
@@ -46,6 +48,9 @@ def check_segmentation(
         dataset (BaseDataset): A ``BaseSegDataset``, not initialised.
         loading (LoadReadableImage): How the pipeline loads images.
         decode (bool): Whether to decode all images, not a sample.
+
+    Raises:
+        InputError: If a list is no plain UTF-8.
     """
     key, prefix = report.keys[0], dataset.data_prefix
     parts = ['img_path'] if report.use == 'prediction' else ['img_path', 'seg_map_path']
@@ -60,6 +65,8 @@ def check_segmentation(
         report.error(f'list {dataset.ann_file} does not exist: set {key}.ann_file')
     if report.errors:
         return
+    if Path(dataset.ann_file).is_file():
+        read_utf8(Path(dataset.ann_file))
     samples = dataset.load_data_list()
     report.images = report.used = len(samples)
     if not samples:
@@ -70,7 +77,7 @@ def check_segmentation(
         return
     names, missing = {}, {}
     for part in parts:
-        names[part] = [str(Path(sample[part]).relative_to(prefix[part])) for sample in samples]
+        names[part] = names_below(Path(prefix[part]), (sample[part] for sample in samples))
         missing[part] = set(missing_files(Path(prefix[part]), names[part]))
         if missing[part]:
             what, ending = ('images', 'img') if part == 'img_path' else ('label maps', 'seg_map')

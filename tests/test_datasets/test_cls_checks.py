@@ -99,6 +99,58 @@ def test_classes_in_another_order_than_their_folders(folder):
     assert "write ('cat', 'dog', 'sheep')" in first and "write ('cat', 'dog', 'sheep')" in second
 
 
+@pytest.mark.parametrize(
+    ('classes', 'is_right'),
+    [
+        (('dog', 'cat', 'Sheep'), False),
+        (('sheep', 'cat', 'other'), False),
+        (('cat', 'Dog', 'sheep'), True),
+        (('Katze', 'Hund', 'Schaf'), True),
+    ],
+)
+def test_classes_that_are_called_otherwise_than_their_folders(folder, classes, is_right):
+    found = errors(folder, metainfo=dict(classes=classes))
+    assert is_right == (not found)
+    assert all("write ('cat', 'dog', 'sheep')" in error for error in found)
+
+
+@pytest.mark.parametrize('with_label', [True, False])
+@pytest.mark.parametrize(
+    ('encoding', 'said'),
+    [
+        ('utf-16', 'is no UTF-8 ('),
+        ('cp1252', 'is no UTF-8 ('),
+        ('utf-8-sig', 'begins with a byte order mark: save it as UTF-8 without one'),
+        ('utf-8', None),
+    ],
+)
+def test_lists_of_another_encoding(folder, encoding, said, with_label):
+    line = 'train/cat/é.jpg 0' if with_label else 'train/cat/é.jpg'
+    (folder / 'train' / 'cat' / '0.jpg').rename(folder / 'train' / 'cat' / 'é.jpg')
+    (folder / 'list.txt').write_text(line, encoding)
+    found = errors(folder, data_prefix='', ann_file='list.txt', with_label=with_label)
+    assert bool(found) == bool(said)
+    assert all(f'list.txt {said}' in error for error in found)
+
+
+def test_list_of_whole_paths(folder):
+    """As scripts write them; mmpretrain takes them as they are."""
+    (folder / 'list.txt').write_text(f'{folder}/val/cat/0.jpg 0\ndog/0.jpg 1')
+    train, val = report_datasets(config(folder, ann_file='list.txt'), ['train', 'val'], decode=True)
+    assert not train.errors + val.errors and train.images == 2
+    (folder / 'list.txt').write_text(f'{folder}/other/cat/7.jpg 0\ndog/0.jpg 1')
+    (error, _) = errors(folder, ann_file='list.txt')
+    assert '1 of 2 images of ' in error and f'({folder}/other/cat/7.jpg)' in error
+
+
+def test_hidden_files_fill_no_class(folder):
+    """mmpretrain leaves them out; a Mac writes one beside each image."""
+    for file in (folder / 'train' / 'dog').iterdir():
+        file.rename(file.with_name(f'._{file.name}'))
+    (error,) = errors(folder)
+    assert error.startswith(f'dog in {folder}/train holds no image (')
+
+
 def test_an_empty_class_and_a_file_that_is_no_image(folder):
     for file in (folder / 'train' / 'sheep').iterdir():
         file.rename(file.with_suffix('.txt'))

@@ -123,6 +123,25 @@ def test_folders_and_endings(folder):
     assert 'list' in only_error(folder, ann_file='train.txt')
 
 
+@pytest.mark.parametrize(
+    ('encoding', 'said'),
+    [
+        ('utf-16', 'is no UTF-8 ('),
+        ('utf-8-sig', 'begins with a byte order mark: save it as UTF-8 without one'),
+    ],
+)
+def test_lists_of_another_encoding(folder, encoding, said):
+    (folder / 'train.txt').write_text('a\nb', encoding)
+    assert f'train.txt {said}' in only_error(folder, ann_file='train.txt')
+
+
+def test_list_of_whole_paths(folder):
+    """mmseg looks for the label map beside the image then."""
+    (folder / 'train.txt').write_text(f'{folder}/images/a\nb')
+    message = only_error(folder, ann_file='train.txt')
+    assert '1 of 2 label maps are missing in ' in message and f'({folder}/images/a.png)' in message
+
+
 def test_unreadable_files(folder):
     Image.new('RGB', (40, 24)).save(folder / 'images' / 'c.jpg')
     (folder / 'images' / 'a.jpg').write_text('no image')
