@@ -1,6 +1,5 @@
 """Boxes of a folder: COCO json as it is, YOLO txt and Pascal VOC xml converted to it."""
 
-import codecs
 import json
 import re
 from collections import defaultdict
@@ -11,13 +10,19 @@ from xml.etree import ElementTree
 
 import yaml
 
+from castling_det.datasets.coco_checks import REQUIRED
 from castling_det.datasets.data_folder import DataFolder, class_names, require_train, split_of
-from castling_det.datasets.image_files import first_five, upright_size
+from castling_det.datasets.image_files import first_five, read_utf8, upright_size
 from castling_det.errors import InputError
 from castling_det.inference.run_onnx import IMAGE_SUFFIXES
 
 NAME_FILES = ('classes.txt', 'obj.names', 'labels.txt')
 YOLO_LINE = re.compile(r'\d+(\s+-?[\d.]+(e-?\d+)?){4,}\s*$')  # a box, a polygon, or more than a box
+READ_KEYS = {  # of COCO; the check of the data set asks for more
+    'images': ('id', 'file_name'),
+    'annotations': ('image_id', 'category_id'),
+    'categories': ('id', 'name'),
+}
 VOC_FOLDERS = ('JPEGImages', 'images')  # of images, beside the one of the xml files
 VOC_LISTS = dict(train='train', val='val', test='test', trainval='train')  # of ImageSets/Main
 
@@ -41,19 +46,23 @@ def coco_json(folder: DataFolder) -> dict[PurePosixPath, dict]:
     """Files of COCO's boxes and what is in them; where some are named instances, those alone.
 
     Raises:
-        InputError: If a json cannot be read.
+        InputError: If a json cannot be read, or has a part of COCO that is no list.
     """
     contents = {}
     for file in folder.files:
         if file.suffix.lower() != '.json':
             continue
+        text = folder.read(file)
         try:
-            content = json.loads(folder.read(file))
+            content = json.loads(text)
         except ValueError as error:
             raise InputError(f'{folder.root / file} is no JSON ({error}): mend it') from error
-        if isinstance(content, dict) and {'images', 'annotations', 'categories'} <= content.keys():
+        if isinstance(content, dict) and REQUIRED.keys() <= content.keys():
+            for part in REQUIRED:
+                if not isinstance(content[part], list):
+                    raise InputError(f'{folder.root / file}: {part} is no list: write it as one')
             boxes = content['annotations']
-            if not boxes or 'bbox' in boxes[0]:  # not panoptic
+            if not boxes or not isinstance(boxes[0], dict) or 'bbox' in boxes[0]:  # not panoptic
                 contents[file] = content
     instances = {file: each for file, each in contents.items() if 'instances' in file.name}
     return instances or contents
@@ -81,22 +90,17 @@ def read_coco(folder: DataFolder, contents: dict[PurePosixPath, dict], _: object
 
 
 def _require_keys(folder: DataFolder, file: PurePosixPath, content: dict) -> None:
-    """What is read here; the check of the data set asks for more."""
-    if (folder.root / file).read_bytes().startswith(codecs.BOM_UTF8):
-        raise InputError(
-            f'{folder.root / file} begins with a byte order mark: save it as UTF-8 without one'
-        )
-    required = dict(images=('id', 'file_name'), annotations=('image_id', 'category_id'))
-    for part, keys in (required | dict(categories=('id', 'name'))).items():
-        for key in keys:
-            if any(key not in entry for entry in content[part]):
+    read_utf8(folder.root / file)  # pycocotools stops at a byte order mark
+    for part, key in ((part, key) for part, keys in READ_KEYS.items() for key in keys):
+        is_right, words = REQUIRED[part][key]
+        for entry in content[part]:
+            if not isinstance(entry, dict) or key not in entry:
                 raise InputError(f'{folder.root / file}: an entry of {part} has no {key}: add it')
-    for category in content['categories']:
-        if not isinstance(category['name'], str):
-            raise InputError(
-                f'{folder.root / file}: the name of a category is {category["name"]!r}: write it '
-                f'as text, "{category["name"]}"'
-            )
+            if not is_right(entry[key]):
+                raise InputError(
+                    f'{folder.root / file}: {key} of an entry of {part} is '
+                    f'{json.dumps(entry[key])}: write it as {words}'
+                )
 
 
 def _images_of(folder: DataFolder, file: PurePosixPath, content: dict) -> str:
@@ -109,9 +113,13 @@ def _images_of(folder: DataFolder, file: PurePosixPath, content: dict) -> str:
         if split_of(parent) in (split, None) and (folder.root / parent / first).is_file():
             nearest[split_of(parent) != split, parent != file.parent].append(parent)
     if not nearest:
+        slashed = first.replace('\\', '/')
+        is_there = any(f'/{image}'.endswith(f'/{slashed}') for image in folder.images)
+        is_slip = slashed != first and is_there
+        remedy = f'write file_name as {slashed}' if is_slip else 'copy the images there'
         raise InputError(
             f'{folder.root / file}: its first image, {first}, is in no folder below {folder.root}: '
-            'copy the images there'
+            f'{remedy}'
         )
     parent = folder.choose(nearest[min(nearest)], file)
     return '' if parent == PurePosixPath('.') else f'{parent}/'
@@ -282,9 +290,15 @@ def voc_files(folder: DataFolder) -> dict[PurePosixPath, ElementTree.Element]:
     for file in folder.files:
         if file.suffix.lower() == '.xml':
             try:
-                root = ElementTree.fromstring(folder.read(file))
-            except ElementTree.ParseError as error:
-                raise InputError(f'{folder.root / file} is no XML ({error}): mend it') from error
+                root = ElementTree.fromstring((folder.root / file).read_bytes())
+            except (
+                ElementTree.ParseError,
+                ValueError,
+                LookupError,
+            ) as error:  # the last two: its encoding
+                raise InputError(
+                    f'{folder.root / file} is no XML ({error}): mend it, or save it as UTF-8'
+                ) from error
             if root.tag == 'annotation':
                 found[file] = root
     return found

@@ -5,8 +5,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from castling_det.checkpoint import write_whole
-from castling_det.datasets.image_files import first_five
+from castling_det.checkpoint import atomic_write
+from castling_det.datasets.image_files import first_five, read_utf8
 from castling_det.errors import InputError
 from castling_det.inference.run_onnx import IMAGE_SUFFIXES, walk
 
@@ -53,6 +53,8 @@ def class_names(file: Path, names: object) -> list[str]:
 class DataFolder:
     """Files of a data set, below its root; hidden ones and those that we wrote do not count.
 
+    mmseg and mmpretrain do read what lies in hidden folders, unless they have a list of images.
+
     Args:
         root (Path): The folder.
 
@@ -60,6 +62,7 @@ class DataFolder:
         root (Path): The same, absolute.
         files (list[PurePosixPath]): Below the root, at any depth.
         images (list[PurePosixPath]): Those of them that are named as images.
+        hidden (list[PurePosixPath]): Images in hidden folders: thumbnails of a network drive.
         notes (list[str]): What was made of the files and what was left out, a sentence each.
 
     Raises:
@@ -70,12 +73,17 @@ class DataFolder:
         if not root.is_dir():
             raise InputError(f'{root} is no folder')
         self.root = root.resolve()
-        self.files = []
+        self.files, hidden = [], []
         for folder, folders, names in walk(self.root):
-            folders[:] = [f for f in folders if not f.startswith('.') and f != DERIVED]
+            folders[:] = [f for f in folders if f != DERIVED]
             below = PurePosixPath(Path(folder).relative_to(self.root).as_posix())
-            self.files += [below / name for name in names if not name.startswith('.')]
-        self.images = [f for f in self.files if f.suffix.lower() in IMAGE_SUFFIXES]
+            is_hidden = any(part.startswith('.') for part in below.parts)
+            files = hidden if is_hidden else self.files
+            files += [below / name for name in names if not name.startswith('.')]
+        self.images, self.hidden = (
+            [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+            for files in (self.files, hidden)
+        )
         self.notes: list[str] = []
         if not self.images:
             raise InputError(
@@ -84,8 +92,12 @@ class DataFolder:
             )
 
     def read(self, file: PurePosixPath) -> str:
-        """The text of a file."""
-        return (self.root / file).read_text(encoding='utf-8-sig', errors='replace')
+        """The text of a file, without a byte order mark.
+
+        Raises:
+            InputError: If it is no UTF-8.
+        """
+        return read_utf8(self.root / file, 'utf-8-sig')
 
     def write(self, name: str, text: str) -> str:
         """Write a file of ours; returns its path below the root.
@@ -93,15 +105,13 @@ class DataFolder:
         Raises:
             InputError: If the folder cannot be written.
         """
-        path = self.root / DERIVED / name
         try:
-            path.parent.mkdir(exist_ok=True)
-        except OSError as error:
+            with atomic_write(self.root / DERIVED / name) as unfinished:
+                unfinished.write_bytes(text.encode())
+        except InputError as error:
             raise InputError(
-                f'{path.parent} cannot be made ({error.strerror}), and the lists of the data set '
-                'are to be written there: copy the data set to where you may write'
+                f'{error}, to which you copy the data set: its lists are written below it'
             ) from error
-        write_whole(path, text.encode())
         return f'{DERIVED}/{name}'
 
     def choose(self, parents: Sequence[PurePosixPath], labels: PurePosixPath) -> PurePosixPath:

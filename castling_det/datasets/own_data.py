@@ -231,7 +231,7 @@ def _label_map_split(
     split = Split(len(files), keys)
     deeper = [
         image
-        for image in folder.images
+        for image in folder.images + folder.hidden
         if image.suffix == suffixes[0] and images in image.parent.parents
     ]
     # Without a list mmseg reads all that lies deeper too.
@@ -335,6 +335,10 @@ def _classification(folder: DataFolder, classes: Sequence[str] | None) -> OwnDat
             f'--classes {" ".join(classes)}: the folders are the classes ({first_five(names)}): '
             'leave the option out, and move away what is not to be learnt'
         )
+    for split, whole in splits.items():
+        parent = whole.keys['data_prefix']
+        if any(PurePosixPath(parent) in file.parents for file in folder.hidden):
+            splits[split] = _numbered(folder, split, whole, found[parent])
     if 'val' not in splits:
         train = splits['train']
         splits.update(_divided_classes(folder, train, found[train.keys['data_prefix']]))
@@ -379,11 +383,21 @@ def _split_folder(image: PurePosixPath) -> str:
 def _divided_classes(
     folder: DataFolder, train: Split, images: dict[str, list[PurePosixPath]]
 ) -> dict[str, Split]:
-    """Lists of files and numbers, each class divided by itself."""
-    lines = dict(train=[], val=[])
-    for number, name in enumerate(sorted(images)):
-        parts = folder.divide(images[name], f'images of {name}')
-        for split, part in zip(lines, parts, strict=True):
-            below = (file.relative_to(train.keys['data_prefix']) for file in part)
-            lines[split] += [f'{file} {number}' for file in below]
-    return {split: _listed(folder, split, train, part) for split, part in lines.items()}
+    """Lists of train and val, each class divided by itself."""
+    parts = dict(train={}, val={})
+    for name, files in images.items():
+        parts['train'][name], parts['val'][name] = folder.divide(files, f'images of {name}')
+    return {split: _numbered(folder, split, train, part) for split, part in parts.items()}
+
+
+def _numbered(
+    folder: DataFolder, name: str, whole: Split, images: dict[str, list[PurePosixPath]]
+) -> Split:
+    """A split that a list of files and the numbers of their classes says."""
+    parent = whole.keys['data_prefix']
+    lines = [
+        f'{file.relative_to(parent)} {number}'
+        for number, class_name in enumerate(sorted(images))
+        for file in images[class_name]
+    ]
+    return _listed(folder, name, whole, lines)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmpretrain.datasets import CustomDataset
 from mmseg.datasets import BaseSegDataset
 from PIL import Image
 
@@ -138,10 +139,43 @@ def test_entries_that_lack_something(tmp_path):
 def test_coco_that_training_cannot_read(tmp_path):
     categories = [*CATEGORIES, dict(id=11, name=5)]
     content = json.dumps(coco(tmp_path / 'train.json', tmp_path / 'images', 2, categories))
-    with pytest.raises(InputError, match='train.json: the name of a category is 5: write it as te'):
+    with pytest.raises(InputError, match='name of an entry of categories is 5: write it as text'):
+        find_own_data(tmp_path)
+    (tmp_path / 'train.json').write_text(content, encoding='utf-16')
+    with pytest.raises(InputError, match=r'/train.json is no UTF-8 \([a-z ]*\): save it so$'):
         find_own_data(tmp_path)
     (tmp_path / 'train.json').write_text(content, encoding='utf-8-sig')
     with pytest.raises(InputError, match='train.json begins with a byte order mark: save it as UT'):
+        find_own_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'said'),
+    [
+        (dict(annotations=None), 'annotations is no list'),
+        (dict(annotations=dict(bbox=[1, 2, 3, 4])), 'annotations is no list'),
+        (dict(annotations=[None]), 'an entry of annotations has no image_id'),
+        (dict(images=[None]), 'an entry of images has no id'),
+        (dict(images=[dict(id=1, file_name=None)]), 'file_name of an entry of images is null: wri'),
+        (dict(images=[dict(id=1, file_name=7)]), 'file_name of an entry of images is 7: write it'),
+        (
+            dict(images=[dict(id=[1], file_name='a.jpg')]),
+            r'id of an entry of images is \[1\]: write',
+        ),
+        (
+            dict(images=[dict(id=1, file_name='images\\train_1.jpg')]),
+            'in no folder below .*: write file_name as images/train_1.jpg',
+        ),
+        (
+            dict(images=[dict(id=1, file_name='images\\other.jpg')]),
+            'in no folder below .*: copy the images there',
+        ),
+    ],
+)
+def test_coco_of_odd_contents(tmp_path, changes, said):
+    content = coco(tmp_path / 'train.json', tmp_path / 'images', 2)
+    text(tmp_path / 'train.json', json.dumps(content | changes))
+    with pytest.raises(InputError, match=f'train.json: .*{said}'):
         find_own_data(tmp_path)
 
 
@@ -304,6 +338,53 @@ def test_pascal_voc(tmp_path):
         find_own_data(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ('declared', 'encoding', 'names'),
+    [
+        ('utf-16', 'utf-16', ('狗', '猫')),
+        ('ISO-8859-1', 'latin-1', ('Bär', 'Bör')),
+        ('GBK', 'gbk', None),
+        ('nonsense', 'utf-8', None),
+        ('UTF-8', 'latin-1', None),
+    ],
+)
+def test_encodings_of_pascal_voc(tmp_path, declared, encoding, names):
+    """Names are read as the file declares them, or refused; they never become one."""
+    first, second = names or (('狗', '猫') if encoding == 'gbk' else ('Bär', 'Bör'))
+    content = VOC.replace('dog', first).replace('cat', second)
+    for name in 'ab':
+        picture(tmp_path / f'{name}.jpg')
+        xml = f'<?xml version="1.0" encoding="{declared}"?>{content}'
+        (tmp_path / f'{name}.xml').write_bytes(xml.encode(encoding))
+    if names:
+        assert find_own_data(tmp_path).classes == names
+    else:
+        with pytest.raises(InputError, match=r'\.xml is no XML \(.*: mend it, or save it as UTF-8'):
+            find_own_data(tmp_path)
+
+
+def test_names_of_another_encoding(tmp_path):
+    for number in range(2):
+        picture(tmp_path / 'images' / f'{number}.jpg', (2, 1))
+        label_map(tmp_path / 'labels' / f'{number}.png', [0, 1])
+    for encoding in ('latin-1', 'utf-16'):
+        (tmp_path / 'classes.txt').write_text('Bär\nBör\n', encoding)
+        with pytest.raises(InputError, match=r'classes.txt is no UTF-8 \(.*\): save it so'):
+            find_own_data(tmp_path)
+    (tmp_path / 'classes.txt').write_text('Bär\nBör\n', 'utf-8-sig')
+    assert find_own_data(tmp_path).classes == ('Bär', 'Bör')
+
+
+@pytest.mark.parametrize('in_the_way', ['castling_det', 'castling_det/train.json/file'])
+def test_folder_that_takes_no_lists(tmp_path, in_the_way):
+    coco(tmp_path / 'result.json', tmp_path / 'images', 2)
+    text(tmp_path / in_the_way, '')
+    with pytest.raises(InputError, match=r'castling_det/train.json cannot be written') as error:
+        find_own_data(tmp_path)
+    assert str(error.value).endswith('copy the data set: its lists are written below it')
+    assert '--resume' not in str(error.value)
+
+
 def voc(root: Path, names: list[str], **lists: str) -> None:
     for name in names:
         picture(root / 'JPEGImages' / f'{name}.jpg', (2, 1))
@@ -415,6 +496,19 @@ def test_label_maps_below_their_images_are_no_images(tmp_path):
         assert files == [tmp_path / split / f'{name}.png' for name in 'ab']
 
 
+def test_label_maps_with_thumbnails_in_hidden_folders(tmp_path):
+    for split in ('train', 'val'):
+        for name in 'ab':
+            picture(tmp_path / 'images' / split / f'{name}.jpg', (2, 1))
+            label_map(tmp_path / 'masks' / split / f'{name}.png', [0, 1])
+        picture(tmp_path / 'images' / split / '.@__thumb' / 'a.jpg', (2, 1))
+    data = find_own_data(tmp_path)
+    for split in ('train', 'val'):
+        dataset = BaseSegDataset(data_root=str(tmp_path), **data.splits[split].keys)
+        files = [Path(dataset.get_data_info(n)['img_path']) for n in range(len(dataset))]
+        assert files == [tmp_path / 'images' / split / f'{name}.jpg' for name in 'ab']
+
+
 def test_names_in_classes_json(tmp_path):
     for number in range(2):
         picture(tmp_path / 'images' / f'{number}.jpg', (2, 1))
@@ -487,6 +581,22 @@ def test_class_folders(tmp_path):
     picture(tmp_path / 'val' / 'tulips' / 'a.jpg')
     with pytest.raises(InputError, match=r'train and val have different classes \(tulips\)'):
         find_own_data(tmp_path)
+
+
+@pytest.mark.parametrize('hidden', ['train/.thumb', 'train/daisy/.thumb'])
+def test_class_folders_with_thumbnails_in_hidden_folders(tmp_path, hidden):
+    for split in ('train', 'val'):
+        for name in ('roses', 'daisy'):
+            picture(tmp_path / split / name / 'a.jpg')
+    picture(tmp_path / hidden / 'a.jpg')
+    data = find_own_data(tmp_path)
+    assert data.splits['val'].keys == dict(data_prefix='val')
+    dataset = CustomDataset(data_root=str(tmp_path), **data.splits['train'].keys)
+    read = [dataset.get_data_info(n) for n in range(len(dataset))]
+    assert [(Path(each['img_path']), each['gt_label']) for each in read] == [
+        (tmp_path / 'train' / 'daisy' / 'a.jpg', 0),
+        (tmp_path / 'train' / 'roses' / 'a.jpg', 1),
+    ]
 
 
 @pytest.mark.parametrize(
