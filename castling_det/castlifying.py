@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
-import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -46,6 +45,7 @@ REFUSED = {  # what names of classes tell
     'Cross': 'attends to other tokens than its own',
     'AttentionPool': 'pools the tokens',
 }
+TEXT = 'text_model'  # whose attention is of the same class as the image's in CLIP and SigLIP
 # torch's own class stands in decoders and poolings too: in this block it mixes the image's tokens.
 TORCHVISION_BLOCK = 'torchvision.models.vision_transformer.EncoderBlock'
 
@@ -103,7 +103,7 @@ def castlify(
             model has been castlified before, or for ``blocks`` that it does not have, or for logit
             biases that the attention does not take and ``drop_bias`` does not leave out. Later,
             when the model runs: for a mask, dropout of attention probabilities, or dropped patches,
-            which linear attention does not know.
+            which linear attention does not know, and in ``nn.DataParallel``.
     """
     known, left = _attention_modules(model)
     if not known:
@@ -120,7 +120,8 @@ def castlify(
     chosen = {name: module for name, module in known.items() if name not in left}
     grid = TokenGrid()
     seams = {
-        name: Seam(name, _build(attn, module), grid, drop_bias) for name, module in chosen.items()
+        name: Seam(name, module.forward, _build(attn, module), grid, drop_bias)
+        for name, module in chosen.items()
     }
     biases = {
         f'{name}.{bias}': getattr(module, bias)
@@ -134,20 +135,20 @@ def castlify(
             f'{next(iter(biases))}: drop_bias=True leaves them out'
         )
     record_grid(grid, model, known.values())
-    if hasattr(model, 'set_attn_implementation'):
-        model.set_attn_implementation('sdpa')
     for bias in biases.values():
         bias.requires_grad_(False)
     for name, module in chosen.items():
         seam = seams[name]
         setattr(module, CHILD, seam)
+        module.register_forward_pre_hook(_refuse_replica)
         if _qualified_name(module) in FORWARDS:
             module.forward = MethodType(FORWARDS[_qualified_name(module)], module)
             continue
-        if hasattr(module, 'fused_attn'):
+        if hasattr(module, 'fused_attn'):  # timm's
             module.fused_attn = True
-        module.register_forward_pre_hook(seam.enter)
-        module.register_forward_hook(seam.leave, always_call=True)
+        if hasattr(module, 'config'):  # transformers', shared by the blocks
+            module.config._attn_implementation = 'sdpa'
+        module.forward = seam.run_module
     return Report(tuple(chosen), left, tuple(biases))
 
 
@@ -156,10 +157,13 @@ class TokenGrid:
 
     Attributes:
         hw (tuple[int, int], optional): None before the first input.
+        num_extra_tokens (int, optional): Tokens that are not on the grid, as many for each input;
+            None before the first.
     """
 
     def __init__(self) -> None:
         self.hw: Grid | None = None
+        self.num_extra_tokens: int | None = None
 
     def record(self, embedding: nn.Module, args: tuple, patches: Tensor) -> None:
         """Forward hook of the patch embedding, whose output is ``(B, C, h, w)``."""
@@ -185,6 +189,7 @@ class Seam(nn.Module):
 
     Args:
         name (str): Of the attention module, for messages.
+        module_forward (Callable): Of the attention module, with softmax.
         attn (nn.Module): Attention behind the seam.
         grid (TokenGrid): Shared by all of a model.
         drop_bias (bool): Whether logit biases are left out.
@@ -193,12 +198,30 @@ class Seam(nn.Module):
         passes_bias (bool): Whether the attention gets the logit biases of the module.
     """
 
-    def __init__(self, name: str, attn: nn.Module, grid: TokenGrid, drop_bias: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        module_forward: Callable,
+        attn: nn.Module,
+        grid: TokenGrid,
+        drop_bias: bool,
+    ) -> None:
         super().__init__()
         self.attn = attn
         self.passes_bias = attn.accepts_bias and not drop_bias
-        self.name, self.grid = name, grid
-        self.entered: list[_InPlaceOfSoftmax] = []
+        self.name, self.module_forward, self.grid = name, module_forward, grid
+
+    def run_module(self, *args: Any, **kwargs: Any) -> Any:
+        """In place of the attention module's ``forward``, whose call and output it keeps."""
+        mode = _InPlaceOfSoftmax(self)
+        with mode:  # not `with ... as mode`, whose attributes torch.compile does not find
+            output = self.module_forward(*args, **kwargs)
+        if mode.calls != 1:
+            raise InputError(
+                f'{self.name} did not call F.scaled_dot_product_attention once but {mode.calls} '
+                'times: ask for no attention weights, and for the implementation "sdpa"'
+            )
+        return output
 
     def forward(
         self,
@@ -218,44 +241,27 @@ class Seam(nn.Module):
             raise InputError(f'{self.name} drops attention probabilities: build it without dropout')
         if scale is not None and abs(scale * q.shape[-1] ** 0.5 - 1) > 1e-6:
             raise InputError(f'{self.name} scales logits by {scale}, not by 1 / sqrt(head dim)')
-        hw = self.grid.hw
-        num_extra_tokens = q.shape[-2] - hw[0] * hw[1]
-        if num_extra_tokens < 0:
+        hw, num_tokens = self.grid.hw, q.shape[-2]
+        if hw is None:
+            raise InputError(f'{self.name} runs before the model has seen an image')
+        num_extra_tokens = num_tokens - hw[0] * hw[1]
+        if self.grid.num_extra_tokens is None and num_extra_tokens >= 0:
+            self.grid.num_extra_tokens = int(num_extra_tokens)  # no formula of an exported size
+        if num_extra_tokens != self.grid.num_extra_tokens:
             raise InputError(
-                f'{self.name} sees {q.shape[-2]} tokens of a grid of {hw[0]}x{hw[1]}: build the '
-                'model without patch dropout'
+                f'{self.name} sees {num_tokens} tokens of a grid of {hw[0]}x{hw[1]}: build the '
+                'model without patch dropout, and with gradient checkpointing run backward before '
+                'an image of another size'
             )
         return self.attn(q, k, v, hw, hw, num_extra_tokens=num_extra_tokens)
-
-    def enter(self, module: nn.Module, args: tuple) -> None:
-        """Forward pre-hook of the attention module."""
-        mode = _InPlaceOfSoftmax(self, module)
-        mode.__enter__()
-        self.entered.append(mode)
-        if isinstance(module, nn.MultiheadAttention):
-            mode.had_fastpath = torch.backends.mha.get_fastpath_enabled()
-            torch.backends.mha.set_fastpath_enabled(False)  # one kernel from x to the output
-
-    def leave(self, module: nn.Module, args: tuple, output: Any) -> None:
-        """Forward hook of the attention module, called after an exception too."""
-        mode = self.entered.pop()
-        mode.__exit__(None, None, None)
-        if isinstance(module, nn.MultiheadAttention):
-            torch.backends.mha.set_fastpath_enabled(mode.had_fastpath)
-        if output is not None and mode.calls != 1:
-            raise InputError(
-                f'{self.name} did not call F.scaled_dot_product_attention once but {mode.calls} '
-                'times: ask for no attention weights, and for the implementation "sdpa"'
-            )
 
 
 class _InPlaceOfSoftmax(TorchFunctionMode):
     """Sends the calls of ``F.scaled_dot_product_attention`` of a module to its seam."""
 
-    def __init__(self, seam: Seam, module: nn.Module) -> None:
+    def __init__(self, seam: Seam) -> None:
         super().__init__()
-        self.seam, self.module = seam, module
-        self.calls, self.had_fastpath = 0, True
+        self.seam, self.calls = seam, 0
 
     def __torch_function__(
         self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None
@@ -263,26 +269,32 @@ class _InPlaceOfSoftmax(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.multi_head_attention_forward:  # a mode does not see what this one calls
             self.calls += 1
-            return self._self_attention(*args[:3], kwargs)
+            return self._self_attention(args, kwargs)
         if func is F.scaled_dot_product_attention:
             self.calls += 1
             func = self.seam
         return func(*args, **kwargs)
 
-    def _self_attention(
-        self, x: Tensor, key: Tensor, value: Tensor, options: dict
-    ) -> tuple[Tensor, None]:
+    def _self_attention(self, args: tuple, options: dict) -> tuple[Tensor, None]:
         """What ``nn.MultiheadAttention`` computes of ``(N, B, C)``, by the seam."""
+        x, key, value, _, num_heads, in_weight, in_bias, *_, dropout, out_weight, out_bias = args
         masks = [options.get(name) for name in ('attn_mask', 'key_padding_mask')]
         if key is not x or value is not x or options.get('need_weights'):
             raise InputError(f'{self.seam.name} attends to others than x, or gives its weights')
-        module = self.module
-        qkv = F.linear(x, module.in_proj_weight, module.in_proj_bias)
-        q, k, v = qkv.unflatten(-1, (3, module.num_heads, -1)).permute(2, 1, 3, 0, 4)
-        dropout = module.dropout if module.training else 0.0
+        qkv = F.linear(x, in_weight, in_bias)
+        q, k, v = qkv.unflatten(-1, (3, num_heads, -1)).permute(2, 1, 3, 0, 4)
         mask = next((mask for mask in masks if mask is not None), None)
-        out = self.seam(q, k, v, mask, dropout)
-        return module.out_proj(out.permute(2, 0, 1, 3).flatten(2)), None
+        out = self.seam(q, k, v, mask, dropout if options['training'] else 0.0)
+        return F.linear(out.permute(2, 0, 1, 3).flatten(2), out_weight, out_bias), None
+
+
+def _refuse_replica(module: nn.Module, args: tuple) -> None:
+    """Forward pre-hook of the attention module: a copy has the ``forward`` of its original."""
+    if getattr(module, '_is_replica', False):
+        raise InputError(
+            'a castlified model does not run in nn.DataParallel: start a process for each GPU by '
+            'torchrun'
+        )
 
 
 def _attention_modules(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
@@ -296,11 +308,12 @@ def _attention_modules(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str
     for name, module in model.named_modules():
         inner = any('Attention' in type(child).__name__ for child in module.children())
         kind = _qualified_name(module)
-        if kind in KNOWN or kind in FORWARDS or module in in_torchvision:
+        reads_text = TEXT in name.split('.')
+        if not reads_text and (kind in KNOWN or kind in FORWARDS or module in in_torchvision):
             known[name] = module
         elif 'Attention' in type(module).__name__ and not inner:
             reason = next((why for word, why in REFUSED.items() if word in kind), 'is not known')
-            left[name] = f'{kind} {reason}'
+            left[name] = f'{kind} {"reads text" if reads_text else reason}'
     return known, left
 
 
@@ -325,7 +338,8 @@ def _build(attn: dict, module: nn.Module) -> nn.Module:
         dims = module.embed_dim // num_heads
     value_dims = getattr(module, 'val_dim', dims)
     built = MODELS.build(dict(attn, num_heads=num_heads, key_dims=dims, value_dims=value_dims))
-    return built.to(next(module.parameters()).device).train(module.training)
+    like = next(p for p in module.parameters() if p.is_floating_point())
+    return built.to(like.device, like.dtype).train(module.training)
 
 
 def _first(module: nn.Module, *names: str) -> int | None:

@@ -12,8 +12,10 @@ from mmpretrain.models import VisionTransformer
 from timm.models.crossvit import CrossAttention
 from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from castling_det import castle, castlify
+from castling_det.castlifying import castlified_modules
 from castling_det.errors import InputError
 from castling_det.models.attention import CastlingAttention
 
@@ -65,10 +67,13 @@ def timm_model(name: str) -> nn.Module:
     return randomised(timm.create_model(name, embed_dim=32, depth=2, num_heads=2, **size))
 
 
+SIZES = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+OF_IMAGES = dict(SIZES, image_size=32, patch_size=8)
+
+
 def transformers_model(name: str) -> Callable[[Tensor], Tensor]:
     config, kind = TRANSFORMERS[name]
-    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
-    return randomised(kind(config(image_size=32, patch_size=8, **sizes)))
+    return randomised(kind(config(**OF_IMAGES)))
 
 
 def image(height: int, width: int) -> Tensor:
@@ -129,6 +134,67 @@ def test_transformers(name):
     assert_same_with_softmax(transformers_model(name), [(32, 32), (24, 40)])
     assert_default_has_no_keys_of_its_own(transformers_model(name))
     assert_trains_and_castles(transformers_model(name))
+
+
+class OwnModel(transformers.PreTrainedModel):
+    """A user's, who says nothing about implementations of attention."""
+
+    config_class = transformers.Dinov2Config
+
+    def __init__(self, config: transformers.Dinov2Config) -> None:
+        super().__init__(config)
+        self.backbone = transformers.Dinov2Model(config)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor]:
+        return (self.backbone(pixels).last_hidden_state,)
+
+
+def depth_anything(config: transformers.Dinov2Config) -> nn.Module:
+    sizes = dict(reassemble_hidden_size=32, neck_hidden_sizes=[8, 8], reassemble_factors=[2, 1])
+    sizes |= dict(patch_size=8, fusion_hidden_size=8, head_hidden_size=8)
+    sizes |= dict(depth_estimation_type='metric')  # which is not cut off at zero
+    config = transformers.DepthAnythingConfig(backbone_config=config, **sizes)
+    return transformers.DepthAnythingForDepthEstimation(config)
+
+
+@pytest.mark.parametrize('build', [OwnModel, depth_anything])
+def test_transformers_model_in_another(build):
+    """The outer one cannot be asked for the implementation "sdpa"."""
+    maps = dict(out_features=['stage1', 'stage2'], reshape_hidden_states=False)
+    config = transformers.Dinov2Config(**OF_IMAGES, **maps, attn_implementation='eager')
+    model = randomised(build(config))
+    with torch.no_grad():
+        before = model(image(24, 40))[0]
+        assert len(before) == 2 and before.std() > 0.01
+        assert len(castlify(model, SOFTMAX).replaced) == 2
+        torch.testing.assert_close(model(image(24, 40))[0], before, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['CLIP', 'Siglip'])
+def test_text_keeps_softmax(name):
+    """Its attention is of the same class; it is read before an image is seen."""
+    config, kind = (getattr(transformers, f'{name}{word}') for word in ('Config', 'Model'))
+    text = dict(SIZES, vocab_size=50, max_position_embeddings=40)
+    model = randomised(kind(config(text_config=text, vision_config=OF_IMAGES)))
+    tokens = torch.arange(40)[None]
+    with torch.no_grad():
+        before = model.get_text_features(tokens)
+        report = castlify(model, CASTLING)
+        assert torch.equal(model.get_text_features(tokens), before)
+        assert model.get_image_features(image(32, 32)).isfinite().all()
+    assert all(each.startswith('vision_model.encoder.layers.') for each in report.replaced)
+    text = [why for each, why in report.left.items() if each.startswith('text_model.')]
+    assert [why.split('Attention ')[1] for why in text] == ['reads text'] * 2
+    with pytest.raises(InputError, match=f'{name}TextModel cannot be .*Attention reads text'):
+        castlify(getattr(transformers, f'{name}TextModel')(model.config.text_config))
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float64], ids=str)
+def test_convolution_has_the_type_of_the_weights(dtype):
+    model = timm_model('vit_tiny_patch16_224').to(dtype)
+    castlify(model, CASTLING)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert model(image(24, 40).to(dtype)).isfinite().all()
 
 
 def test_torchvision():
@@ -293,6 +359,45 @@ def test_a_copy_has_its_own_grid():
     assert torch.equal(features(copy, 24, 40), features(model, 24, 40))
 
 
+def test_nothing_is_replaced_after_an_interrupt():
+    """As by the stop button of a notebook."""
+    model = timm_model('vit_tiny_patch16_224')
+    castlify(model)
+    expected = features(model, 32, 32)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with (
+        model.blocks[0].attn.proj.register_forward_hook(interrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        features(model, 32, 32)
+    q = torch.randn(1, 2, 9, 4)
+    mask = torch.zeros(9, 9)  # which the seam refuses
+    assert F.scaled_dot_product_attention(q, q, q, mask).shape == (1, 2, 9, 4)
+    assert torch.equal(features(model, 32, 32), expected)
+
+
+def test_it_is_compiled_whole():
+    model = timm_model('vit_tiny_patch16_224')
+    castlify(model)
+    compiled = torch.compile(model, backend='eager', fullgraph=True)
+    for size in ((32, 32), (24, 40)):
+        torch.testing.assert_close(features(compiled, *size), features(model, *size))
+
+
+@pytest.mark.parametrize(
+    'build', [lambda: timm_model('vit_tiny_patch16_224'), lambda: levit((64, 64))]
+)
+def test_data_parallel_is_refused(build):
+    model = build()
+    castlify(model, drop_bias=True)
+    module = next(iter(castlified_modules(model).values()))
+    with pytest.raises(InputError, match='nn.DataParallel: .* torchrun'):
+        module._replicate_for_data_parallel()(torch.randn(1, 17, 32))
+
+
 def test_it_is_exported_without_softmax():
     model = timm_model('vit_tiny_patch16_224')
     castlify(model, CASTLING)
@@ -341,9 +446,25 @@ def test_masks_dropped_patches_and_a_second_time_are_refused():
         castlify(model)
     with pytest.raises(InputError, match='blocks.0.attn is called with a mask'):
         model.blocks[0].attn(torch.randn(1, 17, 32), attn_mask=torch.zeros(17, 17))
+    with pytest.raises(InputError, match='blocks.0.attn runs before the model has seen an image'):
+        model.blocks[0].attn(torch.randn(1, 17, 32))
     features(model, 32, 32)
-    with pytest.raises(InputError, match='sees 9 tokens of a grid of 4x4: .* patch dropout'):
-        model.blocks[0].attn(torch.randn(1, 9, 32))
+    for tokens in (9, 16, 18):
+        reason = f'sees {tokens} tokens of a grid of 4x4: .* patch dropout'
+        with pytest.raises(InputError, match=reason):
+            model.blocks[0].attn(torch.randn(1, tokens, 32))
+
+
+def test_checkpointed_blocks_of_another_size_are_refused():
+    """They run again in backward, when the grid is that of the last image."""
+    model = timm_model('vit_tiny_patch16_224').train()
+    castlify(model)
+    model.set_grad_checkpointing()
+    loss = model(image(32, 32)).sum()
+    loss.backward()
+    loss = model(image(32, 32)).sum() + model(image(24, 40)).sum()
+    with pytest.raises(InputError, match='sees 17 tokens of a grid of 3x5: .* checkpointing'):
+        loss.backward()
 
 
 def test_attention_weights_are_refused():
