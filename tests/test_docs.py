@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from safetensors.torch import load_file, save_file
 
-import castling_det  # noqa: F401  makes `castling_det::` configs known before a config is read
+import castling_det  # makes `castling_det::` configs known before a config is read
 from castling_det.castling import castling_attentions
 from castling_det.engine.cli import load_config
 from castling_det.models import CastlingAttention, FocalAttention, SoftmaxAttention
@@ -332,6 +332,18 @@ def test_way_of_a_transformers_user(names, dinov2_small):
     assert set(learnt) == set(names['model'].state_dict())
     distances = [(learnt[f'dinov2.{key}'] - dinov2_small[key]).abs().max() for key in dinov2_small]
     assert 0 < max(distances) < 0.001
+
+
+def test_published_form_is_loaded_whole(names, dinov2_small):
+    attn = dict(type='CastlingAttention')
+    names |= dict(Model=transformers.Dinov2ForImageClassification, castling_det=castling_det)
+    model = names['Model'].from_pretrained('dinov2-small', num_labels=5)
+    castling_det.castlify(model, attn)
+    model.save_pretrained('castlified')
+    exec(*blocks('castle-your-vit', 'What takes the place of softmax'), names)
+    loaded = names['model']
+    assert loaded is not model and any('conv' in key for key in loaded.state_dict())
+    assert torch.equal(logits(loaded, names['loader'][0][0]), logits(model, names['loader'][0][0]))
 
 
 def test_trainer_goes_on_with_a_castlified_model(names, dinov2_small):
