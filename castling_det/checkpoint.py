@@ -254,8 +254,8 @@ def fit_weights(
         strict (bool): Whether everything has to fit, to test a model and to go on with a training.
             A training that starts may have new what linear attention adds, norms of maps, and heads
             of other classes; of the file it may leave heads, logit biases of softmax, what MAE and
-            distillation add, and blocks after the last that is built. Grids of positions are
-            resized then.
+            distillation add, and the blocks that a module names in ``unbuilt``, by the starts of
+            their keys. Grids of positions are resized then.
 
     Returns:
         tuple[StateDict, str]: The weights that are to be loaded, and a line for the log.
@@ -277,6 +277,7 @@ def fit_weights(
     reshaped = [key for key, value in found.items() if value.shape != own[key]]
     missing = [key for key in own if key not in found and not key.endswith(_COUNTERS)]
     left = [key for key in weights if key not in found and not key.endswith(_COUNTERS)]
+    later, left = _parted(left, lambda key: _is_later(key, own))
     num_filled, num_weights = len(found) - len(reshaped), len(found) + len(missing)
     report = [f'{filename}: {num_filled} of {num_weights} weights of the model filled']
     fitting = OrderedDict((key, found[key]) for key in found if key not in reshaped)
@@ -286,7 +287,8 @@ def fit_weights(
         new_norms, missing = _parted(missing, _MAP_NORMS.match)
         new_heads, missing = _parted(missing, _HEADS.match)
         other_heads, reshaped = _parted(reshaped, _HEADS.match)
-        later, left = _parted(left, lambda key: _is_later(key, own))
+        starts = _unbuilt(model)
+        unbuilt, later = _parted(later, lambda key: key.startswith(starts))
         takes_biases = any(key.endswith(_BIASES) for key in own)
         biases, left = _parted(left, lambda key: key.endswith(_BIASES) and not takes_biases)
         unused, left = _parted(left, _ENDS.match)
@@ -296,7 +298,7 @@ def fit_weights(
             (new_norms, f'of norms of maps are new ({_listed(new_norms)})'),
             (new_heads, f'of heads are new ({_listed(new_heads)})'),
             (biases, 'logit biases of the file are not used'),
-            (later, f'of blocks after the last that is built are not used ({_blocks(later)})'),
+            (unbuilt, f'of blocks after the last that is built are not used ({_blocks(unbuilt)})'),
             (unused, f'others of the file are not used ({_listed(unused)})'),
         ):
             report += [f'{len(keys)} {what}'] if keys else []
@@ -307,6 +309,7 @@ def fit_weights(
         ]
     shapes = dict.fromkeys(_other_shape(key, found[key].shape, own[key]) for key in reshaped)
     faults = [f'the model lacks {_named(left)}'] if left else []
+    faults += [f'the model ends before {_blocks(later)} of the file'] if later else []
     faults += [f'the file lacks {_listed(missing)}'] if missing else []
     faults += list(shapes)[:4]
     if not faults:
@@ -318,7 +321,7 @@ def fit_weights(
         )
     elif any(key.startswith('backbone.') for key in own):
         remedy = 'load_from takes other heads alone; a file of the backbone goes to its init_cfg'
-    elif set(missing) <= _SWITCHES.keys() and not (left or reshaped):
+    elif set(missing) <= _SWITCHES.keys() and not (left or later or reshaped):
         remedy = f'set {" and ".join(dict.fromkeys(_SWITCHES[key] for key in missing))}'
     else:
         remedy = 'take a file of this architecture, or its architecture (docs/weights.md)'
@@ -350,7 +353,16 @@ def _is_later(key: str, own: Iterable[str]) -> bool:
     block = _BLOCK.match(key)
     ours = (each for each in map(_BLOCK.match, own) if each and block)
     numbers = [int(each['number']) for each in ours if each['stack'] == block['stack']]
-    return block is not None and int(block['number']) > max(numbers, default=-1)
+    return bool(numbers) and int(block['number']) > max(numbers)
+
+
+def _unbuilt(model: nn.Module) -> tuple[str, ...]:
+    """How the keys start of the blocks that the parts of a model leave out."""
+    return tuple(
+        _bare(f'{name}.{start}').removeprefix('.')
+        for name, module in model.named_modules()
+        for start in getattr(module, 'unbuilt', ())
+    )
 
 
 def _blocks(keys: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ through the rest of the model.
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -26,12 +26,15 @@ LOG_INTERVAL = 50  # iterations
 class AttentionDistillation:
     """How far the attention modules of a castlified model are from the original's, as a loss.
 
+    Modules without a parameter that requires a gradient, as those of frozen stages, do not count.
+
     Args:
         model (nn.Module): Castlified, in any mode.
         original (nn.Module): What it was before, in eval mode.
 
     Raises:
-        InputError: If ``model`` is not castlified, or if ``original`` is, or is another model.
+        InputError: If ``model`` is not castlified or all frozen, or if ``original`` is castlified,
+            or is another model.
     """
 
     def __init__(self, model: nn.Module, original: nn.Module) -> None:
@@ -43,8 +46,14 @@ class AttentionDistillation:
         is_linear = any(isinstance(module, LINEAR) for module in theirs.values())
         if is_linear or not self.modules.keys() <= theirs.keys():
             raise InputError('the original is to be a copy of what the model was before castlify')
-        self.originals = {name: theirs[name] for name in self.modules}
         self.grid = getattr(next(iter(self.modules.values())), CHILD).grid
+        self.modules = {name: each for name, each in self.modules.items() if _trained(each)}
+        if not self.modules:
+            raise InputError(
+                f'all attention modules of {type(model).__name__} are frozen: lower frozen_stages, '
+                'or distil before requires_grad_(False)'
+            )
+        self.originals = {name: theirs[name] for name in self.modules}
 
     def __call__(self, images: Tensor, **options: Any) -> Tensor:
         """Mean over the modules of the squared error relative to the original's mean square.
@@ -82,6 +91,10 @@ class AttentionDistillation:
         return torch.stack(errors).mean()
 
 
+def _trained(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
 def _tokens(output: Tensor | tuple) -> Tensor:
     """What an attention module gives, without its weights or its grid."""
     return output if isinstance(output, Tensor) else output[0]
@@ -109,8 +122,9 @@ def distill(
     Args:
         model (nn.Module): Castlified.
         original (nn.Module): What it was before.
-        batches (Iterable): Of images as the model takes them, or of tuples that begin with them;
-            gone through again when it ends. Nothing else of a tuple is used.
+        batches (Iterable): Of images as the model takes them, of tuples that begin with them, or of
+            mappings that have them as ``pixel_values``; gone through again when it ends. Nothing
+            else of a batch is used.
         iterations (int): A batch each.
         lr (float): Highest rate; it rises over 20 iterations and falls along a cosine. Defaults to
             1e-4.
@@ -119,12 +133,13 @@ def distill(
         list[float]: The loss of each iteration, :class:`AttentionDistillation`.
 
     Raises:
-        InputError: As :class:`AttentionDistillation`, for no iterations, and for too few batches.
+        InputError: As :class:`AttentionDistillation`, for no iterations, for too few batches, and
+            for mappings without ``pixel_values``.
     """
     if iterations < 1:
         raise InputError(f'distillation needs an iteration or more, not iterations={iterations}')
     distance = AttentionDistillation(model, original.eval())
-    parameters = [p for module in distance.modules.values() for p in module.parameters()]
+    parameters = [p for module in distance.modules.values() for p in _trained(module)]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
     schedule = LambdaLR(
         optimizer,
@@ -150,7 +165,20 @@ def _images(batches: Iterable, iterations: int) -> Iterator[Tensor]:
     while done < iterations:
         before = done
         for batch in itertools.islice(batches, iterations - done):
-            yield batch if isinstance(batch, Tensor) else batch[0]
+            yield _images_of(batch)
             done += 1
         if done == before:
             raise InputError(f'distillation has {done} batches for {iterations} iterations')
+
+
+def _images_of(batch: Tensor | tuple | Mapping) -> Tensor:
+    if isinstance(batch, Tensor):
+        return batch
+    if not isinstance(batch, Mapping):
+        return batch[0]
+    if 'pixel_values' not in batch:
+        raise InputError(
+            f'a batch holds {", ".join(map(str, batch))}, but no pixel_values: give images alone, '
+            'tuples that begin with them, or mappings with pixel_values'
+        )
+    return batch['pixel_values']

@@ -361,6 +361,30 @@ def test_missing_and_unexpected_keys_do_not_fit(gone, strict):
         fit_weights(Toy(), whole | {'net.9.weight': torch.ones(1)}, 'a.pth', strict)
 
 
+class Cut(nn.Module):
+    """The first of three blocks."""
+
+    def __init__(self, unbuilt):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(2, 2)])
+        self.unbuilt = unbuilt
+
+
+def test_blocks_after_the_last_are_left_where_the_model_names_them():
+    weights = {f'backbone.blocks.{i}.bias': torch.ones(2) for i in range(3)}
+    weights['backbone.blocks.0.weight'] = torch.ones(2, 2)
+    cut = nn.ModuleDict(dict(backbone=Cut(('blocks.1.', 'blocks.2.'))))
+    for model in (cut, nn.DataParallel(cut)):
+        found, report = fit_weights(model, weights, 'a.pth', strict=False)
+        assert len(found) == 2 and report.endswith('(backbone.blocks.1, backbone.blocks.2)')
+        with pytest.raises(InputError, match=r'before backbone\.blocks\.1, backbone\.blocks\.2 of'):
+            fit_weights(model, weights, 'a.pth', strict=True)
+    for unbuilt, first in (((), r'1, backbone\.blocks\.2'), (('blocks.1.',), '2')):
+        model = nn.ModuleDict(dict(backbone=Cut(unbuilt)))
+        with pytest.raises(InputError, match=rf'ends before backbone\.blocks\.{first} of the'):
+            fit_weights(model, weights, 'a.pth', strict=False)
+
+
 class Compiled(nn.Module):
     """A child named as in torch.compile's wrapper, whose import takes seconds."""
 

@@ -146,6 +146,36 @@ def test_batches_are_gone_through_again_until_the_iterations_are_done():
         distill(castlified(original), original, once, iterations=5)
 
 
+def test_mappings_give_their_pixel_values():
+    original = timm_vit()
+    losses = [
+        distill(castlified(original), original, [batch], iterations=3)
+        for batch in (images(), dict(labels=1, pixel_values=images()))
+    ]
+    assert losses[0] == losses[1]
+    with pytest.raises(InputError, match='a batch holds image, label, but no pixel_values'):
+        distill(castlified(original), original, [dict(image=images(), label=1)], iterations=1)
+
+
+def test_frozen_modules_neither_learn_nor_count():
+    original = sharpened(timm_vit())
+    model = castlified(original)
+    both = AttentionDistillation(model, original)(images()).item()
+    model.blocks[1].requires_grad_(False)
+    first = AttentionDistillation(model, original)(images()).item()
+    model.blocks[1].requires_grad_(True)
+    model.blocks[0].requires_grad_(False)
+    second = AttentionDistillation(model, original)(images()).item()
+    assert first + second == pytest.approx(2 * both) and first != pytest.approx(second)
+    weights = deepcopy(model.state_dict())
+    assert distill(model, original, [images()], iterations=3)[0] == pytest.approx(second)
+    changed = {name for name, value in model.state_dict().items() if (value != weights[name]).any()}
+    assert changed and all(name.startswith('blocks.1.attn.') for name in changed)
+    model.requires_grad_(False)
+    with pytest.raises(InputError, match='VisionTransformer are frozen: lower frozen_stages'):
+        distill(model, original, [images()], iterations=1)
+
+
 def test_what_cannot_be_distilled_is_refused():
     original = timm_vit()
     model = castlified(original)

@@ -257,6 +257,8 @@ class CastlingLeViT(CastlingBackbone):
         for index in range(max(out_indices)):
             self.stages.append(self._build_stage(arch, index, attn, drop_path_rate, grid))
             grid = _halved(grid) if index else grid
+        last = len(arch['depths'])
+        self.unbuilt = tuple(f'stages.{index}.' for index in range(max(out_indices), last))
         self.freeze()
 
     def _build_stage(

@@ -82,6 +82,7 @@ class CastlingMViT(CastlingBackbone):
         model = _build_timm(arch, pos_grid, drop_path_rate)
         self.patch_embed = model.patch_embed
         self.stages = model.stages[:num_stages]
+        self.unbuilt = tuple(f'stages.{index}.' for index in range(num_stages, len(self.depths)))
         self.norms = nn.ModuleDict(
             {
                 str(index): nn.LayerNorm(arch['embed_dims'] * 2**index, eps=1e-6)

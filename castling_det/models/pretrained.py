@@ -332,7 +332,8 @@ def timm_state_dict(
             others = (key.replace(old, new) for old, new in _TIMM_VARIANTS)
             key = next((each for each in others if each in own and each not in renamed), key)
         is_nothing = key.endswith('bias') and not value.any()
-        if key in own or not (is_nothing or 'rope' in key):
+        is_table = 'rope' in key and key != 'rope.freqs'  # which is learnt
+        if key in own or not (is_nothing or is_table):
             placed[key] = value
     if 'pos_embed' in placed:
         _place_positions(placed, own, num_extra_positions)

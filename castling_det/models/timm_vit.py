@@ -74,6 +74,7 @@ class CastlingTimm(CastlingBackbone):
         if isinstance(self.vit.norm, nn.Identity):  # it pools first, and norms then
             self.vit.norm = self.vit.fc_norm
         self.vit.prune_intermediate_layers(list(self.out_indices), prune_norm=num_blocks < depths)
+        self.vit.unbuilt = tuple(f'blocks.{index}.' for index in range(num_blocks, depths))
         castlify(self.vit, attn, [i for i in range(num_blocks) if i not in softmax_blocks])
         self.freeze()
 
@@ -111,16 +112,14 @@ class CastlingTimm(CastlingBackbone):
                     'there is a network, and give pretrained=FILE; new-config finds them in the '
                     'folder that CASTLING_DET_WEIGHTS names'
                 ) from error
-            weights = self.convert(downloaded.state_dict())
+            weights = timm_state_dict(
+                downloaded.state_dict(), self.vit.state_dict(), _num_extra_positions(self.vit)
+            )
             weights, report = fit_weights(self.vit, weights, name, strict=False)
             self.vit.load_state_dict(weights, strict=False)
             MMLogger.get_current_instance().info(report)
         elif self.pretrained:
             load_vit(self.vit, self.pretrained)
-
-    def convert(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """From the key layouts of other libraries to that of ``vit``, positions to its grid."""
-        return _to_timm(self.vit, state_dict)
 
     def train(self, mode: bool = True) -> 'CastlingTimm':
         """As any module's, but frozen parts stay in eval mode; returns the backbone."""
@@ -156,7 +155,9 @@ def load_vit(vit: nn.Module, filename: str | Path) -> None:
     """Fill a ViT that timm built from a file of timm, transformers, DINOv2, mmpretrain or JAX.
 
     Whole or not at all; a classifier of the file that does not fit is left, and the log says so.
-    timm itself loads nothing from other libraries' keys, and goes on.
+    timm itself loads nothing from other libraries' keys, and goes on. A file's positions are on a
+    square grid; in timm's keys, as many as the model has are taken to be on the model's grid, with
+    a warning where that is not square.
 
     Example::
 
@@ -164,28 +165,48 @@ def load_vit(vit: nn.Module, filename: str | Path) -> None:
         castling_det.load_vit(model, 'dinov2-small/model.safetensors')
 
     Args:
-        vit (nn.Module): Not castlified yet, or castlified. Positions are resized to its grid.
+        vit (nn.Module): timm's ``VisionTransformer`` or ``Eva``, not castlified yet, or castlified.
+            Positions are resized to its grid.
         filename (str | Path): docs/weights.md has the families that are known.
 
     Raises:
-        InputError: If the file is not read or does not fit.
+        InputError: If the file is not read or does not fit, or if the model is another one.
     """
+    if not hasattr(vit, 'no_embed_class'):
+        raise InputError(
+            f"load_vit fills timm's plain ViTs (VisionTransformer, Eva), not {type(vit).__name__}: "
+            "take timm.create_model(..., checkpoint_path=FILE) for another model of timm's, and "
+            'load_state_dict for any other'
+        )
     load_weights(vit, filename, partial(_to_timm, vit), strict=False)
+
+
+def _num_extra_positions(vit: nn.Module) -> int:
+    """How many positions are off the grid."""
+    return 0 if vit.no_embed_class else vit.num_prefix_tokens
 
 
 def _to_timm(vit: nn.Module, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     from timm.layers import resample_abs_pos_embed
 
-    num_extra = 0 if vit.no_embed_class else vit.num_prefix_tokens  # positions off the grid
+    num_extra = _num_extra_positions(vit)
     weights = timm_state_dict(state_dict, vit.state_dict(), num_extra)
     positions, own = weights.get('pos_embed'), vit.pos_embed
-    if positions is None or own is None or positions.shape == own.shape:
+    if positions is None or own is None:
         return weights
-    side = round((positions.shape[1] - num_extra) ** 0.5)
-    if positions.shape[1] == side**2 + num_extra:
-        grid = vit.patch_embed.grid_size
-        weights['pos_embed'] = resample_abs_pos_embed(positions, grid, num_prefix_tokens=num_extra)
-        MMLogger.get_current_instance().info(
-            f'pos_embed is resized from {side}x{side} to {grid[0]}x{grid[1]}'
+    side, grid = round((positions.shape[1] - num_extra) ** 0.5), vit.patch_embed.grid_size
+    if positions.shape[1] != side**2 + num_extra or (side, side) == grid:
+        return weights
+    resized = f'from {side}x{side} to {grid[0]}x{grid[1]}'
+    logger = MMLogger.get_current_instance()
+    has_timms_keys = any(key.endswith('patch_embed.proj.weight') for key in state_dict)
+    if positions.shape == own.shape and has_timms_keys:
+        img_size = side * vit.patch_embed.patch_size[0]
+        logger.warning(
+            f'pos_embed is not resized {resized}, as a model of this grid may have saved it; if it '
+            f'is of {side}x{side}, build the model with img_size={img_size}'
         )
+        return weights
+    weights['pos_embed'] = resample_abs_pos_embed(positions, grid, num_prefix_tokens=num_extra)
+    logger.info(f'pos_embed is resized {resized}')
     return weights

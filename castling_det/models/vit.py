@@ -175,6 +175,7 @@ class CastlingViT(CastlingBackbone):
             )
             for index in range(num_blocks)
         )
+        self.unbuilt = tuple(f'blocks.{index}.' for index in range(num_blocks, depths))
         self.norm = LayerNorm(dims) if final_norm and num_blocks == depths else nn.Identity()
         self.apply(_initialise)
         self.freeze()

@@ -90,9 +90,12 @@ def test_the_file_is_closer_to_softmax_and_loads_whole(config, tmp_path, call):
     assert errors[1] < 0.9 * errors[0]
 
 
-def test_a_backbone_without_trained_weights_is_refused(config, tmp_path, refusal):
+def test_a_backbone_without_trained_weights_or_all_frozen_is_refused(config, tmp_path, refusal):
     out = tmp_path / 'distilled.pth'
     options = ['--cfg-options', 'model.backbone.pretrained=False']
     message = refusal('distill', config, '--out', out, *options)
     assert 'a CastlingTimm with trained weights: give model.backbone.pretrained' in message
+    options = ['--cfg-options', 'model.backbone.frozen_stages=2']
+    message = refusal('distill', config, '--out', out, *options)
+    assert 'modules of CastlingTimm are frozen: lower frozen_stages' in message
     assert not out.exists()

@@ -768,9 +768,15 @@ def test_a_real_dinov2_is_refused():
         CastlingViT('deit-small', init_cfg=pretrained(path)).init_weights()
 
 
-def test_blocks_that_a_file_lacks_are_an_error(tmp_path):
-    """A shallower model's file; a deeper one's fills a model whose `out_indices` end before."""
+def test_blocks_that_a_file_or_the_model_lacks_are_an_error(tmp_path):
+    """A shallower model's file, and a deeper one's, whatever `out_indices` is."""
     path = tmp_path / 'vit.pth'
+    torch.save(vit_in_layout_of(TIMM_VIT, vit(arch=dict(VIT_ARCH, depths=13)).state_dict()), path)
+    for options, last in ((dict(), 10), (dict(final_norm=False), 10), (dict(out_indices=(3,)), 3)):
+        model = vit(init_cfg=pretrained(path), **options)
+        assert len(model.blocks) == last + 1
+        with pytest.raises(InputError, match=r'the model ends before blocks\.11, blocks\.12 of'):
+            model.init_weights()
     torch.save(vit_in_layout_of(TIMM_VIT, vit(arch=dict(VIT_ARCH, depths=9)).state_dict()), path)
     with pytest.raises(InputError, match=r'the file lacks blocks\.\*\.norm1, .* and 2 more'):
         vit(init_cfg=pretrained(path)).init_weights()

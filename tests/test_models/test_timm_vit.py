@@ -44,7 +44,7 @@ NAMES = [
 ]
 
 
-def tiny(depth: int = 2, side: int = 32) -> dict:
+def tiny(depth: int = 2, side: int | tuple[int, int] = 32) -> dict:
     return dict(embed_dim=32, depth=depth, num_heads=2, img_size=side, patch_size=8)
 
 
@@ -402,9 +402,31 @@ def test_positions_of_another_grid_are_resized(tmp_path, messages, name):
         assert 'pos_embed is resized from 4x4 to 6x6' in messages[-2]
 
 
+def test_as_many_positions_of_another_grid(tmp_path, monkeypatch, messages):
+    """4x4 for 2x8: another library's are resized; timm's may be of 2x8, and a warning says so."""
+    warnings = []
+    logger = MMLogger.get_current_instance()
+    monkeypatch.setattr(logger, 'warning', lambda message, *_: warnings.append(str(message)))
+    config = transformers.Dinov2Config(
+        image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=2, num_attention_heads=2
+    )
+    theirs = randomised(transformers.Dinov2Model(config)).state_dict()
+    expected = resample_abs_pos_embed(theirs['embeddings.position_embeddings'], (2, 8), (4, 4))
+    model = loaded(DINO, theirs, tmp_path / 'vit.safetensors', tiny(side=(16, 64)))
+    torch.testing.assert_close(model.vit.pos_embed, expected)
+    assert 'pos_embed is resized from 4x4 to 2x8' in messages[-2] and not warnings
+    timms = backbone().vit.state_dict()
+    model = loaded(DINO, timms, tmp_path / 'vit.pth', tiny(side=(16, 64)))
+    assert torch.equal(model.vit.pos_embed, timms['pos_embed'])
+    assert len(warnings) == 1 and 'pos_embed is not resized from 4x4 to 2x8' in warnings[0]
+    assert warnings[0].endswith('if it is of 4x4, build the model with img_size=32')
+
+
 def test_downloaded_weights(monkeypatch, messages):
-    """What timm would download is fitted as a file is."""
-    expected, create = backbone().vit.state_dict(), timm.create_model
+    """What timm would download is fitted as a file is; timm has brought positions to the grid."""
+    monkeypatch.setattr(MMLogger.get_current_instance(), 'warning', pytest.fail)
+    args = tiny(side=(16, 64))
+    expected, create = backbone(args=args).vit.state_dict(), timm.create_model
 
     def download(name, pretrained=False, **options):
         model = create(name, **options)
@@ -413,7 +435,7 @@ def test_downloaded_weights(monkeypatch, messages):
         return model
 
     monkeypatch.setattr(timm, 'create_model', download)
-    model = CastlingTimm(DINO, pretrained=True, timm_args=tiny())
+    model = CastlingTimm(DINO, pretrained=True, timm_args=args)
     assert not torch.equal(model.vit.cls_token, expected['cls_token'])
     model.init_weights()
     own = model.vit.state_dict()
@@ -450,6 +472,36 @@ def test_a_model_of_timm_with_its_classifier_is_filled(tmp_path, messages):
         assert torch.equal(ours.head.weight, head)
     with pytest.raises(InputError, match=r'does not fit VisionTransformer: .*lacks'):
         load_vit(timm.create_model(DINO, **tiny(depth=3)), tmp_path / 'vit.safetensors')
+    with pytest.raises(InputError, match=r'the model ends before blocks\.1 of the file; take'):
+        load_vit(timm.create_model(DINO, **tiny(depth=1)), tmp_path / 'vit.safetensors')
+
+
+def test_blocks_after_out_indices_are_of_the_same_architecture(tmp_path, messages):
+    weights, path = backbone(args=tiny(3)).vit.state_dict(), tmp_path / 'vit.pth'
+    model = loaded(DINO, weights, path, tiny(3), out_indices=(0,))
+    assert torch.equal(model.vit.blocks[0].norm1.weight, weights['blocks.0.norm1.weight'])
+    assert 'last that is built are not used (blocks.1, blocks.2)' in messages[-1]
+    with pytest.raises(InputError, match=r'the model ends before blocks\.2 of the file'):
+        loaded(DINO, weights, path, tiny(2), out_indices=(0,))
+
+
+def test_learnt_rotary_frequencies_are_not_dropped(tmp_path):
+    args = dict(tiny(), num_classes=3)
+    mixed = timm.create_model('vit_small_patch16_rope_mixed_224', **args)
+    save_file(mixed.state_dict(), tmp_path / 'vit.safetensors')
+    axial = timm.create_model('vit_small_patch16_rope_224', **args)
+    with pytest.raises(InputError, match=r'the model lacks rotary positions \(rope\.freqs\)'):
+        load_vit(axial, tmp_path / 'vit.safetensors')
+    other = timm.create_model('vit_small_patch16_rope_mixed_224', **args)
+    load_vit(other, tmp_path / 'vit.safetensors')
+    assert torch.equal(other.rope.freqs, mixed.rope.freqs)
+
+
+def test_other_models_are_refused_before_the_file_is_read():
+    for model in (timm.create_model('test_convnext'), nn.Linear(2, 2)):
+        said = f"fills timm's plain ViTs .*, not {type(model).__name__}: take timm.create_model"
+        with pytest.raises(InputError, match=said):
+            load_vit(model, 'absent.pth')
 
 
 @pytest.mark.parametrize(
