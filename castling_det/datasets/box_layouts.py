@@ -291,11 +291,7 @@ def voc_files(folder: DataFolder) -> dict[PurePosixPath, ElementTree.Element]:
         if file.suffix.lower() == '.xml':
             try:
                 root = ElementTree.fromstring((folder.root / file).read_bytes())
-            except (
-                ElementTree.ParseError,
-                ValueError,
-                LookupError,
-            ) as error:  # the last two: its encoding
+            except (ElementTree.ParseError, ValueError, LookupError) as error:  # or its encoding
                 raise InputError(
                     f'{folder.root / file} is no XML ({error}): mend it, or save it as UTF-8'
                 ) from error

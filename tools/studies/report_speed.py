@@ -1,4 +1,4 @@
-"""Fill the tables of docs/performance.md and draw its pictures.
+"""Fill the tables of docs/performance.md and draw its picture of detectors.
 
 python tools/studies/report_speed.py
 
@@ -21,7 +21,6 @@ from castling_det.errors import InputError
 
 DOCS = Path(__file__).parents[2] / 'docs'
 RUNS = DOCS / 'studies' / 'speed'
-PICTURES = dict(detectors='latency.png')
 CONDITIONS = ('hardware', 'torch', 'threads', 'batch', 'rounds', 'load_average', 'commit')
 
 
@@ -96,15 +95,12 @@ def main() -> None:
     page = DOCS / 'performance.md'
     with errors_in_one_sentence():
         text = fill_tables(page.read_text(), lambda name: table(*name.split()))
-        pictures = {
-            name: plot_latencies(load(RUNS / f'{run}.json')[1]) for run, name in PICTURES.items()
-        }
+        picture = plot_latencies(load(RUNS / 'detectors.json')[1])
         with atomic_write(page) as unfinished:
             unfinished.write_text(text)
-        for name, picture in pictures.items():
-            with atomic_write(DOCS / 'images' / name) as unfinished:
-                picture.savefig(unfinished, format='png')
-    print(f'wrote {page} and its pictures')
+        with atomic_write(DOCS / 'images' / 'latency.png') as unfinished:
+            picture.savefig(unfinished, format='png')
+    print(f'wrote {page} and its picture')
 
 
 if __name__ == '__main__':
