@@ -1,19 +1,15 @@
-"""Checkpoints: read without executing what a pickle may hold, fitted, and written whole."""
+"""Checkpoints: read without executing what a pickle may hold, and fitted to a model."""
 
 import argparse
-import os
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import MMLogger
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -407,96 +403,3 @@ def _other_shape(key: str, theirs: torch.Size, ours: torch.Size) -> str:
     if key.endswith('embed.pos_embed') and len(theirs) == 3:
         return f'its positions, {theirs[-1]} without that of the class token, are no square grid'
     return f'{_pattern(key)} has {tuple(theirs)} where the model has {tuple(ours)}'
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Write a file under another name, and give it its own when all is written.
-
-    Args:
-        path (Path): The file to be; one that is there stays until then. Folders are made.
-
-    Yields:
-        Path: Where to write, in the same folder and with the same suffix.
-
-    Raises:
-        InputError: If it cannot be written; what was at ``path`` is untouched.
-    """
-    unfinished = path.with_name(f'.unfinished-{path.name}')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield unfinished
-        unfinished.replace(path)
-    except OSError as error:
-        raise InputError(
-            f'{path} cannot be written ({error.strerror or error}): make room, or choose another '
-            'folder'
-        ) from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()
-
-
-def write_whole(path: str | Path, content: bytes) -> None:
-    """Write a file so that its name never stands for a part of it, whatever interrupts.
-
-    Args:
-        path (str | Path): Local file; it is replaced.
-        content (bytes): All of it.
-
-    Raises:
-        InputError: If it cannot be written; what was at ``path`` is untouched.
-    """
-    try:
-        with atomic_write(Path(path)) as unfinished, unfinished.open('wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except InputError as error:
-        raise InputError(
-            f'{error}; the files before it are as they were, and --resume goes on from them'
-        ) from error
-
-
-def require_writable(folder: str | Path, option: str = '--work-dir') -> None:
-    """Write a file to the folder, or to the nearest one above that exists, and remove it again.
-
-    What the rights say is no answer for root, nor on a file system that is read-only or full.
-
-    Args:
-        folder (str | Path): Where something is to be written later.
-        option (str): Of the command line, that names it. Defaults to '--work-dir'.
-
-    Raises:
-        InputError: If that fails.
-    """
-    nearest = Path(folder).absolute()
-    while not nearest.exists() and nearest != nearest.parent:
-        nearest = nearest.parent
-    try:
-        with NamedTemporaryFile(prefix='.writable', dir=nearest) as probe:
-            probe.write(b'1')
-            probe.flush()
-    except OSError as error:
-        raise InputError(
-            f'{folder} cannot be written ({nearest}: {error.strerror}): choose another {option}'
-        ) from error
-
-
-def require_place(file: Path, option: str) -> None:
-    """A file can be written there later.
-
-    Raises:
-        InputError: If there is a folder, or the folder around it cannot be written.
-    """
-    if file.is_dir():
-        raise InputError(f'{option} {file} is a folder: give the name of a file')
-    require_writable(file.parent, option)
-
-
-@register_backend('whole_file', force=True)
-class WholeFileBackend(LocalBackend):
-    """Local files, of which checkpoints are written by :func:`write_whole`."""
-
-    def put(self, obj: bytes, filepath: str | Path) -> None:
-        write_whole(filepath, obj)

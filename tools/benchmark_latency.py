@@ -33,9 +33,9 @@ from castling_det.analysis.latency import (
     Setting,
     Shape,
 )
-from castling_det.checkpoint import atomic_write, require_place
 from castling_det.configs import input_shape
 from castling_det.engine.cli import errors_in_one_sentence, load_config
+from castling_det.output_files import atomic_write, require_place
 
 COLUMNS = ('input', 'model', 'median ms', 'p90 ms', 'x first', 'peak MiB', 'of it kept', 'MACs G')
 ROW = '{:>9}  {:{}}  {:>12}  {:>9}  {:>7}  {:>9}  {:>10}  {:>9}'

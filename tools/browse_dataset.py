@@ -6,9 +6,9 @@ python tools/browse_dataset.py CONFIG --out-dir samples --split train --num 20
 import argparse
 from pathlib import Path
 
-from castling_det.checkpoint import require_writable
 from castling_det.datasets.browsing import drawn_samples
 from castling_det.engine.cli import add_config_arguments, errors_in_one_sentence, load_config
+from castling_det.output_files import require_writable
 from castling_det.visualization.drawing import write_picture
 
 

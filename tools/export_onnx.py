@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from castling_det.checkpoint import require_place
 from castling_det.engine.cli import add_config_arguments, errors_in_one_sentence, load_config
 from castling_det.errors import InputError
 from castling_det.export.graph import DECODES
+from castling_det.output_files import require_place
 
 if TYPE_CHECKING:
     from castling_det.export.agreement import Agreement

@@ -16,10 +16,10 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from castling_det import Predictor
-from castling_det.checkpoint import require_writable
 from castling_det.engine.cli import errors_in_one_sentence, load_config
 from castling_det.inference.frames import ImageFiles, open_frames
 from castling_det.inference.pictures import draw_predictions
+from castling_det.output_files import require_writable
 
 
 def parse_args() -> argparse.Namespace:

@@ -11,7 +11,6 @@ import math
 import os
 from pathlib import Path
 
-from castling_det.checkpoint import atomic_write
 from castling_det.datasets.own_data import OwnData, find_own_data
 from castling_det.engine.cli import errors_in_one_sentence, load_config
 from castling_det.engine.new_config import (
@@ -24,6 +23,7 @@ from castling_det.engine.new_config import (
     starts_trained,
 )
 from castling_det.errors import InputError
+from castling_det.output_files import atomic_write
 
 # What is known of trainings from random weights.
 FROM_RANDOM = dict(

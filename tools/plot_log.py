@@ -7,8 +7,8 @@ import argparse
 from pathlib import Path
 
 from castling_det.analysis.train_log import plot_logs, read_log
-from castling_det.checkpoint import atomic_write, require_place
 from castling_det.engine.cli import errors_in_one_sentence
+from castling_det.output_files import atomic_write, require_place
 
 
 def parse_args() -> argparse.Namespace:

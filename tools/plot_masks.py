@@ -14,8 +14,9 @@ from castling_det.analysis.mask_plots import (
     plot_nonzeros,
     read_nonzeros,
 )
-from castling_det.checkpoint import atomic_write, refuse_unsafe_checkpoints
+from castling_det.checkpoint import refuse_unsafe_checkpoints
 from castling_det.engine.cli import errors_in_one_sentence
+from castling_det.output_files import atomic_write
 
 
 def parse_args() -> argparse.Namespace:

@@ -6,8 +6,8 @@ A row for each image: itself, its visible patches, the reconstruction.
 import argparse
 from pathlib import Path
 
-from castling_det.checkpoint import atomic_write, require_place
 from castling_det.engine.cli import add_config_arguments, errors_in_one_sentence, load_config
+from castling_det.output_files import atomic_write, require_place
 from castling_det.visualization.reconstructions import plot_reconstructions
 
 

@@ -8,7 +8,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.fileio import load
 from mmengine.registry import RUNNERS
 
-from castling_det.checkpoint import require_file, require_writable
+from castling_det.checkpoint import require_file
 from castling_det.configs import (
     errors_with_place,
     evaluators_of,
@@ -28,6 +28,7 @@ from castling_det.engine.test_time_augmentation import add_test_time_augmentatio
 from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
 from castling_det.hooks.console_hook import ConsoleHook
 from castling_det.hooks.training_form_hook import TrainingFormHook
+from castling_det.output_files import require_writable
 from castling_det.visualization.hooks import LabelMapHook, OverlayHook
 
 

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import find_latest_checkpoint
 
-from castling_det.checkpoint import require_file, require_writable
+from castling_det.checkpoint import require_file
 from castling_det.configs import errors_with_place
 from castling_det.datasets.checks import check_datasets
 from castling_det.engine.cli import (
@@ -32,6 +32,7 @@ from castling_det.engine.runner_checks import check_runner, single_images_named
 from castling_det.hooks.checkpoint_fit_hook import refuse_other_checkpoints
 from castling_det.hooks.console_hook import ConsoleHook
 from castling_det.hooks.preemption_hook import Preempted, PreemptionHook
+from castling_det.output_files import require_writable
 from castling_det.visualization.hooks import LastValidationHook
 
 

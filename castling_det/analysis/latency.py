@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from torch.profiler import ProfilerActivity, profile
 
-from castling_det.checkpoint import atomic_write
 from castling_det.errors import InputError
+from castling_det.output_files import atomic_write
 from castling_det.provenance import cpu_name, source_commit
 
 Shape = tuple[int, int]

@@ -5,10 +5,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from castling_det.checkpoint import atomic_write
 from castling_det.datasets.image_files import first_five, read_utf8
 from castling_det.errors import InputError
 from castling_det.inference.run_onnx import IMAGE_SUFFIXES, walk
+from castling_det.output_files import atomic_write
 
 DERIVED = 'castling_det'  # the folder, below the root, of what is written for a config
 VAL_SHARE = 5  # one image of so many validates where there is no val split

@@ -10,10 +10,10 @@ from mmengine.runner import Runner, set_random_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from castling_det.checkpoint import atomic_write, require_place
 from castling_det.configs import build_model, softmax_twin, type_name
 from castling_det.distilling import distill
 from castling_det.errors import InputError
+from castling_det.output_files import atomic_write, require_place
 from castling_det.provenance import source_commit
 
 

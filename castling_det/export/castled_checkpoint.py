@@ -11,10 +11,11 @@ import torch
 from mmengine.config import Config
 
 from castling_det.castling import castle
-from castling_det.checkpoint import atomic_write, load_weights, require_file, require_writable
+from castling_det.checkpoint import load_weights, require_file
 from castling_det.configs import build_model, type_name
 from castling_det.errors import InputError
 from castling_det.models.attention import MaskedSoftmax
+from castling_det.output_files import atomic_write, require_writable
 
 _KEPT_META = ('dataset_meta', 'epoch', 'iter', 'castling')
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from mmengine.logging import print_log
 
-from castling_det.checkpoint import atomic_write
 from castling_det.export.agreement import Agreement, Run, blurred_noise, check
 from castling_det.export.build import graphs
 from castling_det.export.detector_graph import DetectorGraph
@@ -19,6 +18,7 @@ from castling_det.export.quantization import calibration_images, quantised
 from castling_det.export.recording import record
 from castling_det.inference import run_onnx
 from castling_det.inference.trained_model import TrainedModel
+from castling_det.output_files import atomic_write
 
 COMPARED = 8  # photos, of those that int8's ranges come from
 

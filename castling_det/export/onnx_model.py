@@ -13,7 +13,7 @@ except ImportError as error:
     ) from error
 
 import castling_det
-from castling_det.checkpoint import atomic_write
+from castling_det.output_files import atomic_write
 
 OPSET = 18
 

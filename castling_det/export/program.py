@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from castling_det.checkpoint import atomic_write
 from castling_det.configs import task_of
 from castling_det.errors import InputError
 from castling_det.export.agreement import Agreement, blurred_noise, check
@@ -14,6 +13,7 @@ from castling_det.export.build import graphs
 from castling_det.export.graph import EXAMPLE_SHAPE, OPEN, trace
 from castling_det.export.metadata import decode_of, describe
 from castling_det.inference.trained_model import TrainedModel
+from castling_det.output_files import atomic_write
 
 
 def export_program(

@@ -11,7 +11,7 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 
-from castling_det.checkpoint import write_whole
+from castling_det.output_files import write_whole
 
 FILENAME = 'interrupted.pth'
 

@@ -12,8 +12,8 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from castling_det.checkpoint import require_writable, write_whole
 from castling_det.errors import InputError
+from castling_det.output_files import require_writable, write_whole
 
 OUTDATED = 'outdated_ckpts'  # in the message hub: the files that a checkpoint replaces
 EARLIER = 'earlier_best_ckpts'  # likewise: those of another training that the first best replaces

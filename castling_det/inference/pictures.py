@@ -12,11 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from castling_det.checkpoint import atomic_write
 from castling_det.errors import InputError
 from castling_det.inference.frames import ImageFiles, VideoFile
 from castling_det.inference.result import Result
 from castling_det.inference.run_onnx import picture_name
+from castling_det.output_files import atomic_write
 from castling_det.visualization.drawing import write_label_map
 
 

@@ -13,8 +13,8 @@ from mmengine.visualization import Visualizer
 from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 
-from castling_det.checkpoint import atomic_write
 from castling_det.errors import InputError
+from castling_det.output_files import atomic_write
 from castling_det.visualization.boxes import LegibleVisualizer
 from castling_det.visualization.text import PLAIN
 

@@ -13,8 +13,8 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from PIL import Image
 
-from castling_det.checkpoint import atomic_write
 from castling_det.inference.run_onnx import picture_name
+from castling_det.output_files import atomic_write
 
 LEAST_SCORE = 0.3  # of the boxes that are drawn
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from tables import fill_tables
 
 from castling_det.analysis.latency import FORMS, Measurement, Shape, load, plot_latencies
-from castling_det.checkpoint import atomic_write
 from castling_det.engine.cli import errors_in_one_sentence
 from castling_det.errors import InputError
+from castling_det.output_files import atomic_write
 
 DOCS = Path(__file__).parents[2] / 'docs'
 RUNS = DOCS / 'studies' / 'speed'

@@ -12,9 +12,9 @@ from study import Study
 from study_report import picture, tables
 from tables import fill_tables
 
-from castling_det.checkpoint import atomic_write
 from castling_det.engine.cli import errors_in_one_sentence
 from castling_det.errors import InputError
+from castling_det.output_files import atomic_write
 
 
 def parse_args() -> argparse.Namespace:

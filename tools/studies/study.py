@@ -31,9 +31,9 @@ from numpy import ndarray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from castling_det.checkpoint import atomic_write
 from castling_det.engine.cli import load_config
 from castling_det.errors import InputError
+from castling_det.output_files import atomic_write
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from model_zoo import stale_files
 
-from castling_det.checkpoint import atomic_write
 from castling_det.engine.cli import errors_in_one_sentence
+from castling_det.output_files import atomic_write
 
 ROOT = Path(__file__).parents[2]
 
