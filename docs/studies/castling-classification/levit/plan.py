@@ -2,5 +2,6 @@
 
 _base_ = '../arms.py'
 
+lrs = [0.0005, 0.001, 0.002, 0.004]
 base = 'configs/castling_cls/castling-cls_levit-nano_1xb16-30e_flowers5-160x160.py'
 arms = {'softmax twin': dict(options={'model.backbone.bias_grid': 10})}
