@@ -10,7 +10,7 @@ whatever walks over modules (``castle``, ``CastlingHook``) finds it.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from types import MethodType
+from functools import partial
 from typing import Any
 
 from mmengine.registry import MODELS
@@ -142,7 +142,7 @@ def castlify(
         setattr(module, CHILD, seam)
         module.register_forward_pre_hook(_refuse_replica)
         if _qualified_name(module) in FORWARDS:
-            module.forward = MethodType(FORWARDS[_qualified_name(module)], module)
+            module.forward = partial(FORWARDS[_qualified_name(module)], module)
             continue
         if hasattr(module, 'fused_attn'):  # timm's
             module.fused_attn = True

@@ -21,7 +21,7 @@ from castling_det.paddle import read_pdparams
 
 StateDict = Mapping[str, Tensor]
 
-_SUFFIXES = ('.pth', '.pt', '.bin', '.ckpt', '.tar', '.pkl', '.safetensors', '.npz', '.pdparams')
+SUFFIXES = ('.pth', '.pt', '.bin', '.ckpt', '.tar', '.pkl', '.safetensors', '.npz', '.pdparams')
 # Where weights lie in a file. An average goes before its original, as it is what is evaluated; mm
 # libraries have it as `state_dict`.
 _CONTAINERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_state', 'teacher')
@@ -99,7 +99,7 @@ def require_file(filename: str | Path) -> Path:
     path = Path(filename).expanduser()
     if path.is_file():
         return path
-    if '://' in str(filename) or not (path.exists() or path.suffix in _SUFFIXES):
+    if '://' in str(filename) or not (path.exists() or path.suffix in SUFFIXES):
         raise InputError(
             f'checkpoint {filename} is not local, and nothing is downloaded here: download it, '
             'and give the file'

@@ -24,7 +24,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         InputError: If it cannot be written; what was at ``path`` is untouched.
     """
-    unfinished = path.with_name(f'.unfinished-{path.name}')
+    unfinished = path.with_name(f'.unfinished-{os.getpid()}-{path.name}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished

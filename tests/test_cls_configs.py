@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.hooks import EMAHook
+from mmengine.registry import HOOKS, MODELS, init_default_scope
 from mmpretrain.structures import DataSample
 from torch import nn
 
@@ -31,6 +32,14 @@ def test_model_fits_its_data(path):
     assert cfg.model.head.num_classes == cfg.model.data_preprocessor.num_classes == classes
     with torch.no_grad():
         assert build(cfg).eval()(torch.rand(2, 3, 64, 96)).shape == (2, classes)
+
+
+def test_averaged_weights_are_mmengines():
+    """mmpretrain's hook of that name tests random weights with --tta."""
+    init_default_scope('mmpretrain')
+    hooks = [hook for path in LEAVES for hook in Config.fromfile(path).get('custom_hooks', [])]
+    averaging = {hook['type'] for hook in hooks if hook['type'].endswith('EMAHook')}
+    assert {HOOKS.get(name) for name in averaging} == {EMAHook}
 
 
 @pytest.mark.parametrize('path', CASTLING, ids=lambda path: path.stem)

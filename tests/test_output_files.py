@@ -25,7 +25,7 @@ def test_file_that_cannot_be_renamed_is_left(tmp_path):
 def test_full_device(tmp_path):
     """The kernel's own refusal: /dev/full takes nothing."""
     (tmp_path / 'a').write_text('before')
-    (tmp_path / '.unfinished-a').symlink_to('/dev/full')
+    (tmp_path / f'.unfinished-{os.getpid()}-a').symlink_to('/dev/full')
     with pytest.raises(ValueError, match=r'/a cannot be written \(No space left on device\)'):
         write_whole(tmp_path / 'a', b'content')
     assert (tmp_path / 'a').read_text() == 'before'

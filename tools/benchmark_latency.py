@@ -93,16 +93,16 @@ def competitors(args: argparse.Namespace, setting: Setting) -> tuple[list[Compet
     """What is to be measured, and at which sizes."""
     cfgs = [load_config(config) for config in args.configs]
     modes = [mode for mode in args.modes if mode in TORCH_MODES]
+    sides = args.shape or input_shape(cfgs[0])
+    shapes = list(zip(sides[::2], sides[1::2], strict=True))
     found = [
         each
         for cfg in cfgs
-        for each in torch_competitors(cfg, args.forms, modes, setting, args.parts)
+        for each in torch_competitors(cfg, args.forms, modes, setting, args.parts, shapes[0])
     ]
     modes = [mode for mode in args.modes if mode in ONNX_MODES]
     found += [onnx_competitor(path, mode, setting) for path in args.onnx for mode in modes]
-    if args.shape is None:
-        return found, [input_shape(cfgs[0])]
-    return found, list(zip(args.shape[::2], args.shape[1::2], strict=True))
+    return found, shapes
 
 
 def row(measured: Measurement, first: Measurement) -> list[str]:

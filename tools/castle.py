@@ -32,8 +32,8 @@ def main() -> None:
         shape = tuple(args.shape or input_shape(cfg))
         files = castle_checkpoint(cfg, args.checkpoint, args.out, Path(args.config).stem)
         forms = count_forms(cfg, shape)
-    for form in ('training form', 'inference form'):
-        count = forms[form]
+    forms.pop('softmax twin', None)
+    for form, count in forms.items():
         print(
             f'{form}: {count.params / 1e6:.3f} M parameters, {count.macs / 1e6:.1f} M MACs '
             f'at {shape[0]}x{shape[1]}'

@@ -9,6 +9,7 @@ python tools/new_config.py DATA --model levit-128s --size 416 --epochs 50 --out 
 import argparse
 import math
 import os
+import shlex
 from pathlib import Path
 
 from castling_det.datasets.own_data import OwnData, find_own_data
@@ -115,16 +116,16 @@ def main() -> None:
         text = config_text(data, args.model, size, args.epochs, weights)
         found = report(data, args.model, weights)
         with atomic_write(args.out) as unfinished:
-            unfinished.write_text(text)
+            unfinished.write_text(text, encoding='utf-8')
         told = length(data, args.out, args.epochs, starts_trained(args.model, weights))
     print(found)
-    best = f'work_dirs/{args.out.stem}/best_*.pth'
+    config, work_dir = (shlex.quote(str(path)) for path in (args.out, f'work_dirs/{args.out.stem}'))
     print(
         f'Config: {args.out}, {size[0]}x{size[1]} px, {told}\n'
         'Next:\n'
-        f'    castling-det check {args.out}\n'
-        f'    castling-det train {args.out}\n'
-        f'    castling-det test {args.out} {best} --show-dir compared'
+        f'    castling-det check {config}\n'
+        f'    castling-det train {config}\n'
+        f'    castling-det test {config} {work_dir}/best_*.pth --show-dir compared'
     )
 
 

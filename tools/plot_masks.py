@@ -25,6 +25,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, required=True, help='folder of the pictures')
     parser.add_argument('--image', type=Path, help='default: the first validation image')
     parser.add_argument(
+        '--shape',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help='of --image; default: the test pipeline',
+    )
+    parser.add_argument(
         '--ramps', type=float, nargs='+', default=[0.0, 0.05, 0.2], help='columns of masks.png'
     )
     parser.add_argument(
@@ -44,7 +51,7 @@ def main() -> None:
         refuse_unsafe_checkpoints()
         pictures = {'nonzeros.png': plot_nonzeros(read_nonzeros(args.work_dir))}
         cfg, model = load_run(args.work_dir)
-        image = example_image(cfg, args.image)
+        image = example_image(cfg, args.image, args.shape)
         pictures['masks.png'] = plot_masks(model, image, args.ramps, tuple(args.place))
         for name, figure in pictures.items():
             with atomic_write(args.out / name) as unfinished:

@@ -46,6 +46,7 @@ def torch_competitors(
     modes: Sequence[str],
     setting: Setting,
     parts: Sequence[str] = ('whole',),
+    shape: tuple[int, int] | None = None,
 ) -> list[Competitor]:
     """The forms of a config's model, with random weights and without folding batch norms.
 
@@ -57,6 +58,8 @@ def torch_competitors(
         setting (Setting): Where and how.
         parts (Sequence[str]): Of ``PARTS``. A backbone is a copy, and what it is in its model.
             Defaults to the whole model alone.
+        shape (tuple[int, int], optional): Height and width for which the softmax twin is built.
+            Defaults to those of the config's test.
 
     Raises:
         InputError: If NMS is to be compiled: the number of boxes changes from image to image.
@@ -64,7 +67,7 @@ def torch_competitors(
     if setting.with_nms and 'compile' in modes:
         raise InputError('NMS is not compiled: measure it in the mode eager alone')
     competitors, name = [], Path(cfg.filename).stem
-    for form, whole in _forms(cfg, forms).items():
+    for form, whole in _forms(cfg, forms, shape).items():
         whole.to(setting.device, PRECISIONS[setting.precision])
         for part in parts:
             model = whole if part == 'whole' else deepcopy(whole.backbone)
@@ -81,7 +84,9 @@ def torch_competitors(
     return competitors
 
 
-def _forms(cfg: Config, forms: Sequence[str]) -> dict[str, nn.Module]:
+def _forms(
+    cfg: Config, forms: Sequence[str], shape: tuple[int, int] | None
+) -> dict[str, nn.Module]:
     def build(cfg: Config) -> nn.Module:
         torch.manual_seed(0)
         built = build_model(cfg)
@@ -100,7 +105,7 @@ def _forms(cfg: Config, forms: Sequence[str]) -> dict[str, nn.Module]:
     made = dict(
         training=lambda: build(cfg),
         inference=lambda: drop_aux(build(cfg)),
-        twin=lambda: build(softmax_twin(cfg)),
+        twin=lambda: build(softmax_twin(cfg, shape)),
     )
     return {form: made[form]() for form in forms}
 

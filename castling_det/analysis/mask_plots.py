@@ -88,12 +88,16 @@ def load_run(work_dir: str | Path) -> tuple[Config, nn.Module]:
     return cfg, model.eval()
 
 
-def example_image(cfg: Config, file: str | Path | None = None) -> np.ndarray:
+def example_image(
+    cfg: Config, file: str | Path | None = None, shape: tuple[int, int] | None = None
+) -> np.ndarray:
     """An image at the size that the model sees in tests.
 
     Args:
         cfg (Config): Config of the run.
         file (str | Path, optional): Image file. Defaults to None, the first validation image.
+        shape (tuple[int, int], optional): Height and width of a file's. Defaults to those of the
+            config's test.
 
     Returns:
         np.ndarray: ``(H, W, 3)``, uint8, BGR.
@@ -108,7 +112,7 @@ def example_image(cfg: Config, file: str | Path | None = None) -> np.ndarray:
     image = cv2.imread(str(file))
     if image is None:
         raise InputError(f'{file} is no image that can be read')
-    height, width = input_shape(cfg)
+    height, width = shape or input_shape(cfg)
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 

@@ -99,8 +99,8 @@ def check_images(
 ) -> None:
     """Compare the headers of images with their annotations, and decode some or all of them.
 
-    An image is decoded too where its header does not say what is expected, so that the verdict is
-    that of the loading.
+    An image is decoded too where its header cannot be read or does not say what is expected, so
+    that the verdict is that of the loading.
 
     Args:
         report (DatasetReport): Gets one error or warning for each kind of trouble.
@@ -124,7 +124,7 @@ def check_images(
             orientation = 1
         shown = size[::-1] if orientation > 4 else size
         expected = sizes[name]
-        if name in decoded or expected != shown:
+        if name in decoded or not all(size) or expected not in (None, shown):
             image = dict(img_path=str(folder / name))
             try:
                 shown = load(image)['img_shape'][::-1]

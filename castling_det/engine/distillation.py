@@ -68,11 +68,14 @@ def distill_backbone(cfg: Config, iterations: int, lr: float, out: Path) -> list
 
 
 class _Images:
-    """The preprocessed images of a loader, batch by batch."""
+    """The preprocessed images of a loader, batch by batch, each time in another order."""
 
     def __init__(self, loader: DataLoader, preprocessor: nn.Module) -> None:
-        self.loader, self.preprocessor = loader, preprocessor
+        self.loader, self.preprocessor, self.epoch = loader, preprocessor, 0
 
     def __iter__(self) -> Iterator[Tensor]:
+        if hasattr(self.loader.sampler, 'set_epoch'):  # an infinite one has none
+            self.loader.sampler.set_epoch(self.epoch)
+        self.epoch += 1
         for batch in self.loader:
             yield self.preprocessor(batch, training=True)['inputs']

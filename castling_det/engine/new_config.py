@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from pprint import pformat
 
+from castling_det.checkpoint import SUFFIXES
 from castling_det.datasets.own_data import OwnData
 from castling_det.errors import InputError
 from castling_det.models.levit import CastlingLeViT
@@ -112,9 +113,7 @@ train_dataloader = dict(dataset=dict(train, pipeline=[*_base_.before, crop, *_ba
 }
 MODEL_LINES = {
     ('detection', 'levit'): """\
-scales = (0.85 * size[0], 1.15 * size[0])  # of training batches, rounded to 32 px
 model = dict(
-    data_preprocessor=dict(batch_augments=[dict(_base_.multi_scale, random_size_range=scales)]),
     backbone=dict({backbone}), neck=dict(in_channels={maps}, out_channels={width}),
     bbox_head=dict(num_classes=len(classes), in_channels={width}, stacked_convs={num_convs}),
     train_cfg=dict(initial_epoch=epochs // 3),
@@ -164,6 +163,13 @@ model = dict(
     head=dict(num_classes=len(classes)),
 )""",
 }
+# mmdet rounds the width of a batch's size down to 32 px, which leaves little of such strips.
+NARROW = 128
+MULTI_SCALE = """\
+scales = (0.85 * size[0], 1.15 * size[0])  # of training batches, rounded to 32 px
+model = dict(
+    data_preprocessor=dict(batch_augments=[dict(_base_.multi_scale, random_size_range=scales)]),
+"""
 # As the demo of configs/castling_seg: no clipping; its rate for 16 images / sqrt(16 / 4).
 LEVIT_SEGMENTOR = '\noptim_wrapper = dict(optimizer=dict(lr=0.003), clip_grad=None)'
 
@@ -172,12 +178,13 @@ def find_weights(name: str) -> Path | None:
     """Trained weights of a model on this machine.
 
     They are looked for in the folder that ``CASTLING_DET_WEIGHTS`` names, in ``checkpoints`` and in
-    timm's cache.
+    timm's cache. What our own configs trained is no start: its name begins with ``castling-``.
     """
     model = MODELS[name]
     for folder in filter(None, (os.environ.get(WEIGHTS_VARIABLE), WEIGHTS_FOLDER)):
         for file in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else ():
-            if re.search(model.file_name, file.name, re.IGNORECASE):
+            is_weights = file.suffix in SUFFIXES and not file.name.startswith('castling-')
+            if is_weights and re.search(model.file_name, file.name, re.IGNORECASE):
                 return file.resolve()
     return _in_cache_of_timm(model.timm_name) if model.timm_name else None
 
@@ -263,7 +270,7 @@ def config_text(
         metainfo='classes=classes' + (', palette=palette' if data.palette else ''),
         splits='\n'.join(splits),
         pipelines=PIPELINES[task],
-        model=_model(task, model, trained),
+        model=_model(task, model, trained, size),
     )
 
 
@@ -273,7 +280,7 @@ def _start(model: Model, weights: Path | None) -> str:
     return f"dict(type='Pretrained', checkpoint={str(weights)!r})"
 
 
-def _model(task: str, model: Model, trained: bool) -> str:
+def _model(task: str, model: Model, trained: bool, size: tuple[int, int]) -> str:
     backbone = f'arch={model.arch!r}' + (', init_cfg=weights' if trained else '')
     maps, (width, num_convs) = [384], PICODET.get(model.arch, (None, None))
     if model.family == 'dinov2':
@@ -288,6 +295,8 @@ def _model(task: str, model: Model, trained: bool) -> str:
     )
     if (task, model.family, trained) == ('segmentation', 'levit', False):
         text += LEVIT_SEGMENTOR
+    if (task, model.family) == ('detection', 'levit') and size[1] >= NARROW:
+        text = text.replace('model = dict(\n', MULTI_SCALE)
     return text
 
 

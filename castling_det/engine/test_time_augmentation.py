@@ -21,7 +21,8 @@ def add_test_time_augmentation(cfg: Config) -> None:
         cfg (Config): Of any task, changed in place.
 
     Raises:
-        InputError: If the config has no ``tta_model`` and the detector no NMS to take.
+        InputError: If the config has no ``tta_model`` and the detector no NMS to take, or no
+            number of boxes to keep.
     """
     tta_model, task = cfg.get('tta_model'), task_of(cfg)
     if tta_model is None and task != 'detection':
@@ -33,6 +34,11 @@ def add_test_time_augmentation(cfg: Config) -> None:
             raise InputError(
                 f'{cfg.filename}: --tta merges boxes by model.test_cfg.nms, which is not there; '
                 'write a tta_model as for mmdet'
+            )
+        if 'max_per_img' not in test_cfg:
+            raise InputError(
+                f'{cfg.filename}: --tta keeps a number of boxes: pass --cfg-options '
+                'model.test_cfg.max_per_img=300'
             )
         merge = dict(nms=test_cfg['nms'], max_per_img=test_cfg['max_per_img'])
         tta_model = dict(type='DetTTAModel', tta_cfg=merge)

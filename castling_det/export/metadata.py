@@ -165,6 +165,7 @@ def _resizing(cfg: Config, shape: tuple[int, int] | None) -> dict[str, Any]:
         most_sides = sorted((scale, scale) if isinstance(scale, int) else scale)
     if pads and shape is None:
         pad_size, pad_value = list(input_shape(cfg)), _pad_value(cfg, steps[1])
+        _require_known_sides(cfg, steps, pad_size, most_sides)
     return dict(
         input_size=list(shape or pad_size or most_sides or input_shape(cfg)),
         most_sides=most_sides,
@@ -174,6 +175,22 @@ def _resizing(cfg: Config, shape: tuple[int, int] | None) -> dict[str, Any]:
         interpolation=interpolation,
         backend=backend,
     )
+
+
+def _require_known_sides(
+    cfg: Config, steps: list[dict], pad_size: list[int], most_sides: list[int] | None
+) -> None:
+    """An image is filled up to one size, whatever it was: the square of its sides is none."""
+    if most_sides is None:
+        is_known = steps[0]['scale'] == tuple(pad_size[::-1])
+    else:
+        is_known = 'size' in steps[1] or most_sides[0] == most_sides[1]
+    if not is_known:
+        raise InputError(
+            f'{cfg.filename}: run_onnx.py pads images that a Resize with keep_ratio=True has '
+            'brought to a scale, to a size or to the square of a scale of two equal sides, but '
+            f'test_dataloader.dataset.pipeline has {steps}'
+        )
 
 
 def _pad_value(cfg: Config, pad: dict[str, Any]) -> float:

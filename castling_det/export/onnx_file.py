@@ -63,8 +63,11 @@ def export_onnx(
     height, width = seen = metadata.get('window') or metadata['input_size']
     images = blurred_noise(seen)
     if precision == 'int8':
-        photos = calibration_images(trained_model, metadata['input_size'], calibrate)
-        photos = [photo[..., :height, :width] for photo in photos]
+        prepare = run_onnx.OnnxModel(None, metadata).pixels
+        photos = calibration_images(trained_model, prepare, calibrate)
+        if metadata.get('window'):
+            photos = (photo[..., :height, :width] for photo in photos)
+        photos = list(photos)
         images = [torch.from_numpy(photo) for photo in photos[:COMPARED]]
     print_log('Recording the network as ONNX operators', logger='current')
     has_tail = isinstance(shipped, DetectorGraph) and shipped.decodes

@@ -1,6 +1,6 @@
 """Static quantisation: products of an ONNX file in int8, with ranges seen on training images."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,6 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from castling_det.datasets.loading import LoadReadableImage
 from castling_det.errors import InputError
 from castling_det.export.onnx_model import onnx
-from castling_det.inference.run_onnx import resize
 from castling_det.inference.trained_model import TrainedModel
 
 QUANTISED = ('Conv', 'Gemm', 'MatMul')
@@ -76,15 +75,15 @@ def _without_weights(model: onnx.ModelProto) -> list[str]:
 
 
 def calibration_images(
-    trained: TrainedModel, input_size: tuple[int, int], number: int
+    trained: TrainedModel, prepare: Callable[[ndarray], ndarray], number: int
 ) -> Iterator[ndarray]:
-    """Training images, spread over the data set, as large as the file's.
+    """Training images, spread over the data set, as a file is called with.
 
     Those that cannot be read are left out, and named in the log, as in training.
 
     Args:
         trained (TrainedModel): With its whole config.
-        input_size (tuple[int, int]): Height and width.
+        prepare (Callable[[ndarray], ndarray]): From RGB values ``(H, W, 3)`` to what a file sees.
         number (int): How many; all if there are fewer.
 
     Yields:
@@ -103,7 +102,7 @@ def calibration_images(
     for place in places:
         loaded = load(dict(img_path=dataset.get_data_info(int(place))['img_path']))
         if loaded is not None:
-            image = resize(loaded['img'][..., ::-1], *input_size, 'bilinear')
+            image = prepare(loaded['img'][..., ::-1])
             yield image.transpose(2, 0, 1)[None].astype(np.float32)
     if image is None:
         raise _unreadable(f'none of {len(places)} can')

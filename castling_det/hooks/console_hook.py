@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 from datetime import timedelta
 from numbers import Real
 from pathlib import Path
@@ -82,17 +83,15 @@ class ConsoleHook(Hook):
         lines = [f'Log: {runner.logger.log_file}']
         if self.pictures is not None and self.pictures.is_dir():
             lines.insert(0, f'Pictures of the last validation: {self.pictures}')
-        if checkpoint is not None:
+        if checkpoint is not None and best is not None:
             lines.insert(0, f'Best checkpoint: {checkpoint}, {name} {best:.4f}')
         else:
             checkpoint = info.get('last_ckpt')
             lines.insert(0, f'Last checkpoint: {checkpoint}')
         if checkpoint is not None and runner.cfg.get('test_dataloader'):
-            config = os.path.relpath(runner.cfg.filename)
-            lines.append(f'Next: castling-det test {config} {checkpoint}')
-            lines.append(
-                f'Ship it: castling-det export {config} {checkpoint} --out shipped/model.onnx'
-            )
+            files = shlex.join((os.path.relpath(runner.cfg.filename), str(checkpoint)))
+            lines.append(f'Next: castling-det test {files}')
+            lines.append(f'Ship it: castling-det export {files} --out shipped/model.onnx')
         runner.logger.info('Training is done\n' + '\n'.join(lines))
 
     def _introduce(self, runner: Runner, loader: DataLoader) -> None:

@@ -46,7 +46,8 @@ class GapHook(Hook):
             with training_form(runner.model):
                 with_aux = self._evaluate(runner)
             without = self._evaluate(runner)
-        gap = {f'gap/{name}': with_aux[name] - without[name] for name in without}
+        both = without.keys() & with_aux.keys()  # a form that finds no box has no metrics
+        gap = {f'gap/{name}': with_aux[name] - without[name] for name in sorted(both)}
         gap = {name: value for name, value in gap.items() if math.isfinite(value)}
         runner.visualizer.add_scalars(gap, step=runner.iter)
         runner.logger.info('  '.join(f'{name}: {value:+.4f}' for name, value in gap.items()))
@@ -76,11 +77,12 @@ def evaluate_seen(evaluator: Evaluator, image_ids: list, size: int) -> dict[str,
         size (int): How many they are.
     """
     coco = [metric for metric in evaluator.metrics if hasattr(metric, 'img_ids')]
-    before = [metric.img_ids for metric in coco]
+    # Without an annotation file it makes its ground truth of what it has seen, and keeps it.
+    before = [(metric.img_ids, getattr(metric, '_coco_api', None)) for metric in coco]
     for metric in coco:
         metric.img_ids = sorted(set(image_ids))
     try:
         return evaluator.evaluate(size)
     finally:
-        for metric, ids in zip(coco, before, strict=True):
-            metric.img_ids = ids
+        for metric, (ids, truth) in zip(coco, before, strict=True):
+            metric.img_ids, metric._coco_api = ids, truth

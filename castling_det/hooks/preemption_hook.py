@@ -64,8 +64,8 @@ class PreemptionHook(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         path, last = Path(runner.work_dir) / FILENAME, Path(runner.work_dir) / 'last_checkpoint'
-        if is_main_process() and path.is_file() and last.read_text() != str(path):
-            path.unlink()
+        if is_main_process() and last.is_file() and last.read_text() != str(path):
+            path.unlink(missing_ok=True)
 
     def _note(self, signum: int, frame: object) -> None:
         self.is_told = True

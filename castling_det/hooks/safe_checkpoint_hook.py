@@ -66,8 +66,12 @@ class SafeCheckpointHook(CheckpointHook):
         self.file_backend = _Postponing(self.file_backend)
         if not runner._resume or runner.iter == 0:
             self._find_earlier_best(runner)
+            if is_main_process():
+                (Path(runner.work_dir) / VALIDATED).unlink(missing_ok=True)
             return
-        for name in runner.message_hub.runtime_info.get(OUTDATED, []):
+        info = runner.message_hub.runtime_info
+        self.last_ckpt = info.get('last_ckpt')  # which is written anew if it turns out the best
+        for name in info.get(OUTDATED, []):
             self.file_backend.remove(self._path(name))
         self._remove_outdated(runner)
         if is_main_process():

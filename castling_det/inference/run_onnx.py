@@ -72,6 +72,9 @@ class OnnxModel:
 
         They are fixed, or in the image's proportions: as large as ``most_sides`` of the metadata
         allow, the shorter side and the longer one, or with a shorter side of ``short_side``.
+
+        Raises:
+            ValueError: If nothing would be left of its shorter side.
         """
         most, short = (self.metadata.get(key) for key in ('most_sides', 'short_side'))
         if short is not None:
@@ -79,17 +82,23 @@ class OnnxModel:
         if most is None:
             return tuple(self.metadata['input_size'])
         factor = min(most[0] / min(height, width), most[1] / max(height, width))
-        return int(height * factor + 0.5), int(width * factor + 0.5)
+        size = int(height * factor + 0.5), int(width * factor + 0.5)
+        if 0 in size:
+            raise ValueError(f'an image of {height}x{width} pixels is too narrow')
+        return size
 
     def _run(self, image: ndarray) -> list[ndarray]:
         """Outputs for an image ``(H, W, 3)``."""
-        return self._outputs(self._pixels(image))
+        return self._outputs(self.pixels(image))
 
     def _outputs(self, pixels: ndarray) -> list[ndarray]:
-        outputs = self.session.run(None, {'image': pixels.transpose(2, 0, 1)[None]})
+        try:
+            outputs = self.session.run(None, {'image': pixels.transpose(2, 0, 1)[None]})
+        except Exception as error:  # onnxruntime's errors have no base of their own
+            raise ValueError(f'onnxruntime: {" ".join(str(error).split())}') from error
         return [output[0] for output in outputs]
 
-    def _pixels(self, image: ndarray) -> ndarray:
+    def pixels(self, image: ndarray) -> ndarray:
         """An image ``(H, W, 3)``, resized and padded or cut as the file wants it, float32."""
         size = self.input_size(*image.shape[:2])
         backend = self.metadata.get('backend', 'cv2')
@@ -179,7 +188,7 @@ class OnnxSegmentor(OnnxModel):
         """The file's output for the image, or in windows logits ``(classes, H, W)``."""
         if self.metadata.get('window') is None:
             return super()._run(image)
-        pixels = self._pixels(image)
+        pixels = self.pixels(image)
         height, width = pixels.shape[:2]
         divisor = self.metadata['pad_size_divisor']
         padded = (-(-side // divisor) * divisor for side in (height, width))
@@ -234,13 +243,14 @@ def open_model(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If onnxruntime cannot run it, if it was not written by ``tools/export_onnx.py``,
-            or if it holds a detector's raw outputs.
+        ValueError: If onnxruntime cannot run it, if a provider is not there, if it was not written
+            by ``tools/export_onnx.py``, or if it holds a detector's raw outputs.
     """
     import onnxruntime  # what else is in this file does without
 
     if not Path(model).is_file():
         raise FileNotFoundError(f'ONNX file {model} does not exist')
+    _require(providers, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:
@@ -251,6 +261,7 @@ def open_model(
             f'{model} is damaged or no ONNX file that onnxruntime {onnxruntime.__version__} can '
             f'run: {reason}'
         ) from error
+    _require(providers, session.get_providers())  # some are there, and what they need is not
     stored = session.get_modelmeta().custom_metadata_map
     if missing := sorted(NEEDED - stored.keys()):
         raise ValueError(
@@ -264,6 +275,12 @@ def open_model(
     if metadata['decode'] == 'raw':
         raise ValueError(f'{model} holds raw outputs: export it with --decode boxes or nms')
     return OnnxDetector(session, metadata)
+
+
+def _require(providers: Sequence[str], present: Sequence[str]) -> None:
+    """onnxruntime itself would run on the CPU."""
+    if absent := [name for name in providers if name not in present]:
+        raise ValueError(f'no {", ".join(absent)} here: onnxruntime has {", ".join(present)}')
 
 
 def read_image(file: str | Path) -> ndarray:
@@ -370,7 +387,9 @@ def _interpolate(image: ndarray, height: int, width: int, interpolation: str) ->
 
 def _taps(num_out: int, num_in: int, interpolation: str) -> tuple[ndarray, ndarray]:
     """Places ``(taps, num_out)`` in the input, and their weights, of each pixel of the output."""
-    places = (np.arange(num_out) + 0.5) * num_in / num_out - 0.5
+    places = (np.arange(num_out) + 0.5) * (1 / (num_out / num_in)) - 0.5
+    if interpolation == 'bilinear':
+        places = places.astype(np.float32)  # as in OpenCV, whose weights they are to the bit
     offsets = np.arange(2) if interpolation == 'bilinear' else np.arange(-1, 3)
     taps = np.floor(places) + offsets[:, None]
     d = np.abs(places - taps)
@@ -638,7 +657,7 @@ def name_images(sources: Sequence[Path], out: Path | None, labels: Path | None) 
 
     Raises:
         ValueError: As :func:`check_outputs`, if a folder holds no image, or if two images would
-            become one picture.
+            have one name.
     """
     images, pictures = {}, {}
     for source in sources:
@@ -650,7 +669,7 @@ def name_images(sources: Sequence[Path], out: Path | None, labels: Path | None) 
         for name in names:
             other = pictures.setdefault(name.with_name(picture_name(name)), folder / name)
             if other != folder / name:
-                raise ValueError(f'{other} and {folder / name} would become one picture')
+                raise ValueError(f'{other} and {folder / name} would have one name')
             images[name] = folder / name
     return images
 
@@ -664,7 +683,7 @@ def predict_all(
 ) -> list[dict]:
     """:func:`predict` for images by their names, with a line of progress on the standard error.
 
-    Those that cannot be read are left out, and named there.
+    Those that cannot be read, or not be predicted, are left out, and named there.
 
     Args:
         model (OnnxModel): As of :func:`open_model`.
@@ -677,24 +696,22 @@ def predict_all(
         list[dict]: ``file``, the name, and ``predictions``.
 
     Raises:
-        ValueError: If none can be read.
+        ValueError: If there is none of which that is not so.
     """
     records, start = [], time.monotonic()
     for number, (name, file) in enumerate(images.items(), 1):
+        picture = out and out / name.with_name(picture_name(name))
+        label_map = labels and labels / name.with_name(f'{name.name}.png')
         try:
-            image = read_image(file)
-        except ValueError as error:
-            sys.stderr.write(f'\nleft out: {error}\n')
-        else:
-            picture = out and out / name.with_name(picture_name(name))
-            label_map = labels and labels / name.with_name(f'{name.name}.png')
-            found = predict(model, image, picture, label_map, score_thr)
+            found = predict(model, read_image(file), picture, label_map, score_thr)
             records.append(dict(file=name.as_posix(), predictions=found))
+        except ValueError as error:
+            sys.stderr.write(f'\nleft out {name}: {error}\n')
         left = (time.monotonic() - start) / number * (len(images) - number)
         sys.stderr.write(f'\r{number} of {len(images)} images, {left:.0f} s left ')
     sys.stderr.write('\n')
     if not records:
-        raise ValueError(f'none of the {len(images)} images can be read')
+        raise ValueError(f'none of the {len(images)} images could be predicted')
     return records
 
 
@@ -713,6 +730,8 @@ def main() -> None:
     is_single = len(args.images) == 1 and not args.images[0].is_dir()
     try:
         model = open_model(args.model, args.threads, [args.provider])
+        if args.labels and not isinstance(model, OnnxSegmentor):
+            raise ValueError(f'--labels: {args.model} is no segmentor, and has no label maps')
         if is_single:
             check_outputs(args.images[0], args.out, args.labels)
             records = predict(model, read_image(args.images[0]), *to_write)

@@ -63,9 +63,7 @@ class TrainedModel:
         self.model.cfg = cfg
         self.model.to(device)
         self.model.eval()
-        self.pipeline = Compose(
-            [dict(type='mmdet.LoadImageFromNDArray'), *_after_loading(get_test_pipeline_cfg(cfg))]
-        )
+        self.pipeline = Compose([dict(type='mmdet.LoadImageFromNDArray'), *_after_loading(cfg)])
 
     @torch.no_grad()
     def __call__(self, images: Sequence[ndarray]) -> list[dict[str, ndarray]]:
@@ -100,8 +98,19 @@ class TrainedModel:
         return task_of(self.model.cfg) == 'segmentation'
 
 
-def _after_loading(pipeline: list[dict]) -> list[dict]:
-    return [step for step in pipeline if not type_name(step).startswith('Load')]
+def _after_loading(cfg: Config) -> list[dict]:
+    pipeline = get_test_pipeline_cfg(cfg)
+    loading = [step for step in pipeline if type_name(step).startswith('Load')]
+    for step in loading:
+        is_other = step.get('color_type', 'color') != 'color'
+        is_other |= step.get('imdecode_backend') not in (None, 'cv2')
+        if type_name(step) in ('LoadImageFromFile', 'LoadReadableImage') and is_other:
+            raise InputError(
+                f'{cfg.filename}: predictions and exported files load images in colour, upright, '
+                f'as OpenCV does, but the test has {step}: save the images so, and leave these '
+                'arguments out'
+            )
+    return [step for step in pipeline if step not in loading]
 
 
 def _arrays(sample: BaseDataElement) -> dict[str, ndarray]:

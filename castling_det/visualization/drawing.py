@@ -19,6 +19,7 @@ from castling_det.visualization.boxes import LegibleVisualizer
 from castling_det.visualization.text import PLAIN
 
 _CAPTION = 20  # its height in pixels
+_JPEG_LIMIT = 65_500  # pixels of a side
 
 
 def visualizer_for(sample: BaseDataElement, dataset_meta: dict[str, Any]) -> Visualizer:
@@ -108,12 +109,15 @@ def _caption(text: str) -> ndarray:
 def write_picture(path: Path, picture: ndarray) -> None:
     """Write an RGB picture in the format of the suffix, whole or not at all.
 
+    One that is too long for JPEG has every second pixel, or every third.
+
     Raises:
         InputError: If that is none that OpenCV writes.
     """
     if not (path.suffix and cv2.haveImageWriter(path.name)):
         raise InputError(f'{path}: {path.suffix or "no suffix"} is no format of pictures')
-    _, encoded = cv2.imencode(path.suffix, np.ascontiguousarray(picture[..., ::-1]))
+    step = math.ceil(max(picture.shape) / _JPEG_LIMIT) if path.suffix in ('.jpg', '.jpeg') else 1
+    _, encoded = cv2.imencode(path.suffix, np.ascontiguousarray(picture[::step, ::step, ::-1]))
     with atomic_write(path) as unfinished:
         unfinished.write_bytes(encoded.tobytes())
 

@@ -39,6 +39,10 @@ class OverlayHook(Hook):
         self, draw: bool = False, interval: int = 50, test_out_dir: str | None = None
     ) -> None:
         self.draw, self.interval, self.test_out_dir = draw, interval, test_out_dir
+        self.drawn = 0  # of the images of a test
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        self.drawn = 0
 
     def after_val_iter(
         self,
@@ -47,9 +51,8 @@ class OverlayHook(Hook):
         data_batch: dict,
         outputs: Sequence[BaseDataElement],
     ) -> None:
-        step = runner.iter + batch_idx
-        if self.draw and step % self.interval == 0:
-            self._draw(runner, 'val', outputs[0], step)
+        if self.draw and batch_idx % self.interval == 0:
+            self._draw(runner, 'val', outputs[0], runner.iter + batch_idx)
 
     def after_test_iter(
         self,
@@ -60,12 +63,13 @@ class OverlayHook(Hook):
     ) -> None:
         if not self.draw:
             return
-        for place, sample in enumerate(outputs):
+        for sample in outputs:
             if self.test_out_dir is None:
-                self._draw(runner, 'test', sample, batch_idx * len(outputs) + place)
+                self._draw(runner, 'test', sample, self.drawn)
             else:
                 dataset = runner.test_dataloader.dataset
                 write_overlay(Path(self.test_out_dir), dataset, sample)
+            self.drawn += 1
 
     def _draw(self, runner: Runner, name: str, sample: BaseDataElement, step: int) -> None:
         from castling_det.visualization.drawing import truth_above_prediction  # brings mmdet

@@ -8,6 +8,8 @@ from mmengine.config import Config
 from PIL import Image
 
 from castling_det.datasets.checks import report_datasets
+from castling_det.datasets.image_files import SAMPLE
+from castling_det.datasets.loading import LoadReadableImage
 
 CLASSES = ('cat', 'dog', 'sheep')
 LEAF = next(Path(__file__).parents[2].glob('configs/castling_cls/castling-cls_deit-t_*.py'))
@@ -49,6 +51,25 @@ def test_good_folders_are_counted(folder):
     assert train.labels == val.labels == dict.fromkeys(CLASSES, 2)
     assert not train.errors + val.errors + train.warnings + val.warnings
     assert str(train).splitlines()[1:] == ['  6 images', '  cat 2, dog 2, sheep 2']
+
+
+def test_before_a_training_a_sample_of_its_images_is_decoded(tmp_path, monkeypatch):
+    """Of the others the header is read: ImageNet has 1.28 million. Where it lies, one decodes."""
+    decoded = []
+    transform = LoadReadableImage.transform
+    monkeypatch.setattr(
+        LoadReadableImage,
+        'transform',
+        lambda self, results: decoded.append(results) or transform(self, results),
+    )
+    for name in CLASSES:
+        (tmp_path / 'train' / name).mkdir(parents=True)
+        for number in range(20):
+            Image.new('RGB', (4, 4)).save(tmp_path / 'train' / name / f'{number:02}.png')
+    (tmp_path / 'train' / 'dog' / '05.png').write_bytes(b'no image')
+    (report,) = report_datasets(config(tmp_path), ['train'])
+    assert len(decoded) == SAMPLE + 1
+    assert 'cannot be read' in str(report.errors[0]) and 'dog/05.png' in str(report.errors[0])
 
 
 def test_good_list_is_counted(folder):

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 from castling_det.configs import build_model
 from castling_det.distilling import AttentionDistillation
+from castling_det.engine.distillation import _Images
 
 FOLDER = Path(__file__).parents[2] / 'configs' / 'castling_timm'
 LEAF = FOLDER / 'castling-fcn_vit-s-p14-dinov2-pre_1xb4-400i_camvid-252x336.py'
@@ -70,6 +72,16 @@ def backbone(config: Path, pretrained: Path, **attn: object) -> torch.nn.Module:
     model = build_model(cfg).backbone
     model.init_weights()
     return model.eval()
+
+
+def test_each_pass_over_the_images_has_another_order():
+    dataset = [dict(inputs=torch.full((3, 4, 4), value)) for value in range(8)]
+    sampler = dict(type='DefaultSampler', shuffle=True)
+    loader = Runner.build_dataloader(dict(dataset=dataset, batch_size=2, sampler=sampler), seed=0)
+    images = _Images(loader, lambda batch, training: dict(inputs=torch.stack(batch['inputs'])))
+    orders = [torch.cat([batch[:, 0, 0, 0] for batch in images]).tolist() for _ in range(3)]
+    assert len(set(map(tuple, orders))) == 3
+    assert all(sorted(order) == list(range(8)) for order in orders)
 
 
 def test_the_file_is_closer_to_softmax_and_loads_whole(config, tmp_path, call):

@@ -135,10 +135,13 @@ def test_weights_on_this_machine_are_found_by_name(tmp_path, monkeypatch):
         'mine/LeViT-128S-96703c44.pth',
         'checkpoints/dinov2_vits14_pretrain.pth',
         'checkpoints/levit_128.safetensors',
+        'mine/castling-picodet_levit-192_1xb8.pth',
+        'mine/levit_256.json',
     )
     for file in files:
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).touch()
+    (tmp_path / 'mine' / 'levit_384').mkdir()
     found = {name: find_weights(name) for name in MODELS}
     assert {name: file.name for name, file in found.items() if file} == {
         'levit-128s': 'LeViT-128S-96703c44.pth',
@@ -173,6 +176,15 @@ def test_sizes_and_models_that_do_not_fit():
     ):
         with pytest.raises(InputError, match=said):
             input_size(name, task, sides)
+
+
+def test_narrow_strips_are_trained_at_their_own_size(tmp_path):
+    """mmdet's change of the size in training would round a width of 32 down to nothing."""
+    path, data = tmp_path / 'strip.py', own_data('detection')
+    for width, is_changed in ((32, False), (96, False), (128, True)):
+        path.write_text(config_text(data, 'levit-128s', (512, width), 10, None))
+        preprocessor = load_config(path).model.data_preprocessor
+        assert bool(preprocessor.get('batch_augments')) is is_changed
 
 
 def test_many_classes_are_wrapped(tmp_path):

@@ -12,6 +12,7 @@ from mmseg.structures import SegDataSample
 
 import castling_det  # noqa: F401  mmcv.ops can be imported from here on, compiled or not
 from castling_det.engine.test_time_augmentation import add_test_time_augmentation
+from castling_det.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs'
@@ -43,6 +44,13 @@ def test_what_the_config_says_comes_first(cfg):
     cfg.tta_pipeline = [dict(type='Only')]
     add_test_time_augmentation(cfg)
     assert cfg.model.type == 'Other' and cfg.test_dataloader.dataset.pipeline == cfg.tta_pipeline
+
+
+def test_detector_that_keeps_any_number_of_boxes(cfg):
+    """As mmdet's YOLOX."""
+    del cfg.model.test_cfg['max_per_img']
+    with pytest.raises(InputError, match='pass --cfg-options model.test_cfg.max_per_img=300'):
+        add_test_time_augmentation(cfg)
 
 
 def test_detector_without_nms(cfg):

@@ -115,7 +115,7 @@ def test_castled_segmentor_gives_the_same_maps(name, tmp_path, call):
         assert torch.equal(castled.encode_decode(x, [meta]), model.encode_decode(x, [meta]))
 
 
-def test_castled_again(castled, tmp_path):
+def test_castled_again(castled, tmp_path, call):
     """The weights stay; a file as `out` gives the name; a bare state dict tells of no masks."""
     cfg, expected = (
         Config.fromfile(castled.config),
@@ -128,6 +128,8 @@ def test_castled_again(castled, tmp_path):
     assert list(weights) == list(expected)
     assert all(torch.equal(weights[key], expected[key]) for key in expected)
     assert 'does not say whether its masks had vanished' in again.warning()
+    said = call('castle', castled.config, castled.checkpoint, '--out', tmp_path / 'third')
+    assert 'inference form: ' in said and 'training form' not in said and 'Checkpoint: ' in said
 
 
 def test_inference_config_leaves_the_original_alone(cfg):

@@ -94,6 +94,27 @@ def test_images_are_padded_as_in_the_test(scale, pad, detector, monkeypatch, pix
         describe(detector, 'boxes', 'fp32', None)
 
 
+@pytest.mark.parametrize(
+    ('resize', 'pad'),
+    [
+        (dict(scale=(200, 100), keep_ratio=False), dict(size=(200, 200))),
+        (dict(scale=(200, 100), keep_ratio=True), dict(pad_to_square=True)),
+    ],
+    ids=['stretched', 'square of any side'],
+)
+def test_other_padding_is_refused(resize, pad, detector, monkeypatch):
+    """Files would stretch the image to the whole size, or pad it to another."""
+    cfg = deepcopy(detector.model.cfg)
+    steps = [dict(type='Resize', **resize), dict(type='Pad', pad_val=114, **pad)]
+    cfg.test_dataloader.dataset.pipeline[1:2] = steps
+    monkeypatch.setattr(detector.model, 'cfg', cfg)
+    with pytest.raises(ValueError, match='to a size or to the square of a scale of two equal'):
+        describe(detector, 'boxes', 'fp32', None)
+    steps[0].update(scale=(200, 200))
+    cfg.test_dataloader.dataset.pipeline[1:3] = steps
+    assert describe(detector, 'boxes', 'fp32', None)['pad_size'] == [200, 200]
+
+
 def _without_type(step):
     return {key: value for key, value in step.items() if key != 'type'}
 

@@ -13,6 +13,7 @@ pytest.importorskip('onnxruntime')
 from castling_det.errors import InputError
 from castling_det.export.onnx_model import OPSET, onnx, session
 from castling_det.export.quantization import calibration_images, quantised
+from castling_det.inference.run_onnx import resize
 
 
 @pytest.fixture
@@ -91,8 +92,13 @@ def trained(tmp_path) -> SimpleNamespace:
     return SimpleNamespace(model=SimpleNamespace(cfg=cfg))
 
 
+def prepare(image: np.ndarray) -> np.ndarray:
+    """As a file of 6x8 px wants it."""
+    return resize(image, 6, 8, 'bilinear')
+
+
 def test_images_are_spread_over_the_training_set(trained):
-    found = list(calibration_images(trained, (6, 8), 3))
+    found = list(calibration_images(trained, prepare, 3))
     assert [image.shape for image in found] == [(1, 3, 6, 8)] * 3
     # The first, the middle and the last of both folders.
     assert [image[0, :, 0, 0].tolist() for image in found] == [
@@ -100,22 +106,22 @@ def test_images_are_spread_over_the_training_set(trained):
         [80, 0, 255],
         [70, 0, 255],
     ]
-    assert len(list(calibration_images(trained, (6, 8), 100))) == 9
+    assert len(list(calibration_images(trained, prepare, 100))) == 9
 
 
 def test_images_that_cannot_be_read_are_left_out(trained, tmp_path):
     """As in training, which reads what Pillow alone does not."""
     Image.new('RGBA', (12, 10), (1, 2, 3, 255)).save(tmp_path / 'a' / '0.png', format='TIFF')
     (tmp_path / 'b' / '1.png').write_text('no image')
-    found = list(calibration_images(trained, (6, 8), 100))
+    found = list(calibration_images(trained, prepare, 100))
     assert [image[0, 0, 0, 0] for image in found] == [1, 20, 40, 60, 80, 30, 50, 70]
     for file in tmp_path.glob('*/*.png'):
         file.write_text('no image')
     with pytest.raises(InputError, match=r'--int8 takes images of train_.*\(none of 3 can\): put'):
-        list(calibration_images(trained, (6, 8), 3))
+        list(calibration_images(trained, prepare, 3))
 
 
 def test_training_data_that_is_not_there(trained):
     trained.model.cfg.train_dataloader.dataset.data_root = '/nowhere'
     with pytest.raises(InputError, match='--int8 takes images of train_dataloader.*/nowhere'):
-        list(calibration_images(trained, (6, 8), 3))
+        list(calibration_images(trained, prepare, 3))

@@ -3,14 +3,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.evaluator import BaseMetric
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from castling_det.hooks.gap_hook import GapHook
+from castling_det.hooks.gap_hook import GapHook, evaluate_seen
 from castling_det.models import SelfAttention
 
 
@@ -110,6 +110,35 @@ def test_gap_of_the_averaged_weights_at_the_present_ramp(tmp_path, num_batches, 
         }
     assert len(recorder.modes) == 20 and not any(recorder.modes)
     assert [line['size'] for line in lines if 'size' in line] == [10] * 4
+
+
+def test_a_form_without_metrics_has_no_gap(tmp_path, monkeypatch):
+    """COCO's metric gives none where no box is found."""
+    measure, calls = Mean.compute_metrics, []
+
+    def first_finds_nothing(self, results):
+        calls.append(len(results))
+        return {} if len(calls) == 1 else measure(self, results)
+
+    monkeypatch.setattr(Mean, 'compute_metrics', first_finds_nothing)
+    _, _, lines = run(tmp_path, dict(gap=GapHook()))
+    assert [line['step'] for line in lines if 'gap/mean' in line] == [10, 15]
+
+
+def test_ground_truth_of_the_subset_is_not_kept():
+    """CocoMetric without an annotation file makes it of the images that it is first asked for."""
+
+    class Collecting(Mean):
+        _coco_api = None
+
+        def compute_metrics(self, results):
+            self._coco_api = self._coco_api or self.img_ids
+            return dict(size=len(self._coco_api))
+
+    evaluator = Evaluator(Collecting())
+    evaluator.process([dict(img_id=3, mean=0.0)])
+    assert evaluate_seen(evaluator, [3], 1) == dict(size=1)
+    assert evaluator.metrics[0]._coco_api is None
 
 
 def test_training_is_the_same_without_it(tmp_path):

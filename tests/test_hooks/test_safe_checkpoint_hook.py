@@ -78,7 +78,7 @@ class DiskFullAt(Hook):
 
         def open_full(path, mode='r'):
             file = original(path, mode)
-            if not path.name.startswith(f'.unfinished-{self.name}'):
+            if not path.name.startswith(f'.unfinished-{os.getpid()}-{self.name}'):
                 return file
             file.close()
             return HalfFile(path, mode)
@@ -265,6 +265,45 @@ def test_best_by_the_first_metric_outlives_a_resumption(tmp_path, monkeypatch):
     best = {'best_acc_epoch_2'}
     assert measured(monkeypatch, tmp_path, 'auto', 2) == ({1, 2}, best)
     assert measured(monkeypatch, tmp_path, 'auto', 3, resume=True) == ({3}, best)
+
+
+class KillAt(Hook):
+    """Ends a training in the first iteration of an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.epoch == self.epoch:
+            raise Killed
+
+
+def test_best_of_a_validation_that_was_made_up_for_is_remembered(tmp_path, monkeypatch):
+    """Killed in the second validation, and again when that has been made, before a checkpoint."""
+    config = dict(train_cfg=dict(by_epoch=True, max_epochs=3), checkpoint=dict(save_best='acc'))
+
+    class Fatal(Measure):
+        def compute_metrics(self, results):
+            if results[0] == 2:
+                raise Killed
+            return super().compute_metrics(results)
+
+    life = Life(monkeypatch, tmp_path, 999)
+    with pytest.raises(Killed):
+        build_runner(tmp_path, val_evaluator=[Fatal(life)], **config).train()
+    config.update(val_evaluator=[Measure(life)], resume=True)
+    with pytest.raises(Killed):
+        build_runner(tmp_path, KillAt(2), **config).train()
+    build_runner(tmp_path, **config).train()
+    assert [path.stem for path in tmp_path.glob('best_*')] == ['best_acc_epoch_2']
+
+
+def test_a_new_training_knows_of_no_earlier_validation(tmp_path, monkeypatch):
+    measured(monkeypatch, tmp_path, 'acc', 3)
+    config = dict(train_cfg=dict(by_epoch=True, max_epochs=2), checkpoint=dict(save_best='acc'))
+    with pytest.raises(Killed):
+        build_runner(tmp_path, KillAt(0), **config).train()
+    assert not (tmp_path / 'last_validation').exists()
 
 
 def test_of_equals_the_last_is_the_best(tmp_path, monkeypatch):

@@ -260,7 +260,7 @@ def test_command_takes_folders_and_several_images(known, photos, tmp_path, comma
     names = ['a.png', 'deep/b.bmp', 'c.png']
     only = dict(bbox_xyxy=[0, 0, 10, 10], score=0.9, label='cat')
     assert found == [dict(file=name, predictions=[only]) for name in names]
-    assert '4 of 4 images, 0 s left' in said and 'left out: image' in said and 'text.jpg' in said
+    assert '4 of 4 images, 0 s left' in said and 'left out text.jpg: image' in said
     drawn = sorted(str(f.relative_to(photos / 'drawn')) for f in (photos / 'drawn').rglob('*.*'))
     assert drawn == ['a.png', 'c.png', 'deep/b.bmp.png']
 
@@ -283,7 +283,7 @@ def test_command_overwrites_no_image(known, photos, tmp_path, command):
         ((photos, '--out', photos), 'holds the input'),
         ((photos / 'a.png', tmp_path / 'c.png', '--out', tmp_path), 'holds the input'),
         ((tmp_path / 'none',), 'none holds no image'),
-        ((photos / 'text.jpg', photos / 'no.jpg'), 'none of the 2 images can be read'),
+        ((photos / 'text.jpg', photos / 'no.jpg'), 'none of the 2 images could be predicted'),
         ((photos / 'a.png', '--out', photos / 'a.png'), '--out .* is or holds the input'),
         ((photos / 'a.png', '--labels', photos / 'deep' / '..' / 'a.png'), '--labels .* the input'),
         ((photos, '--labels', photos), '--labels .* is or holds the input'),
@@ -294,7 +294,7 @@ def test_command_overwrites_no_image(known, photos, tmp_path, command):
     assert (photos / 'a.png').read_bytes() == before
     assert len(command(known, photos, photos / 'a.png')[0]) == 2  # the same image is one
     (tmp_path / 'a.png').write_bytes((photos / 'a.png').read_bytes())
-    with pytest.raises(SystemExit, match='a.png would become one picture'):
+    with pytest.raises(SystemExit, match='a.png would have one name'):
         command(known, photos, tmp_path / 'a.png')
 
 
@@ -363,6 +363,33 @@ def test_resize_is_opencvs(name, flag, most):
         expected = cv2.resize(image, (40, 33), interpolation=flag)
         difference = np.abs(resize(image, 33, 40, name) - expected)
         assert difference.max() <= 1 and (difference > 0).mean() <= most
+
+
+def test_resize_of_photos_is_opencvs():
+    """Whose places in the photo are rounded to 32 bits."""
+    rng = np.random.default_rng(0)
+    for (height, width), (rows, cols) in (((1200, 1601), (1333, 1333)), ((600, 800), (800, 1066))):
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        expected = cv2.resize(image, (cols, rows), interpolation=cv2.INTER_LINEAR)
+        assert np.array_equal(resize(image, rows, cols, 'bilinear'), expected)
+
+
+def test_a_strip_without_a_shorter_side_is_left_out(photos, tmp_path, command):
+    """A row of 3,000 pixels, in 400 px."""
+    Image.fromarray(picture(1, 3000, red=153)).save(photos / 'strip.png')
+    model = write(tmp_path / 'sides.onnx', METADATA | dict(most_sides=[200, 400]))
+    found, said = command(model, photos)
+    assert [each['file'] for each in found] == ['a.png', 'deep/b.bmp']
+    assert 'left out strip.png: an image of 1x3000 pixels is too narrow' in said
+
+
+def test_providers_and_label_maps_that_are_not_there(known, photos, command):
+    for words, said in (
+        (('--provider', 'CUDA'), 'no CUDA here: onnxruntime has .*CPUExecutionProvider'),
+        (('--labels', photos / 'maps'), 'known.onnx is no segmentor'),
+    ):
+        with pytest.raises(SystemExit, match=said):
+            command(known, photos, *words)
 
 
 def test_nms_is_that_of_mmcv():

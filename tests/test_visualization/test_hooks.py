@@ -12,6 +12,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from PIL import Image
 
+from castling_det.visualization.drawing import write_picture
 from castling_det.visualization.hooks import (
     LabelMapHook,
     LastValidationHook,
@@ -77,6 +78,33 @@ def test_pictures_keep_the_path_of_their_image(images, tmp_path, is_box):
         assert above.shape[0] == below.shape[0] == height + CAPTION
         for part, color in ((above, (160, 40, 40)), (below, (40, 193, 40))):
             assert (part == color).all(axis=2).sum() == height * width
+
+
+def test_pictures_for_the_backends_have_numbers_of_their_own(images):
+    """The last batch of a test may be smaller; a validation's first batch is always drawn."""
+    dataset = SimpleNamespace(metainfo=META)
+    steps = []
+    runner = runner_of(dataset)
+    runner.val_dataloader = runner.test_dataloader
+    runner.visualizer = SimpleNamespace(add_image=lambda name, _, step: steps.append((name, step)))
+    hook = OverlayHook(draw=True, interval=2)
+    for _ in range(2):
+        hook.before_test_epoch(runner)
+        for batch_idx, number in enumerate((2, 1)):
+            hook.after_test_iter(
+                runner, batch_idx, {}, [label_sample(images / FILES[0], 2)] * number
+            )
+    assert steps == [('test', 0), ('test', 1), ('test', 2)] * 2
+    steps.clear()
+    runner.iter = 11
+    for batch_idx in range(4):
+        hook.after_val_iter(runner, batch_idx, {}, [label_sample(images / FILES[0], 2)])
+    assert steps == [('val', 11), ('val', 13)]
+
+
+def test_pictures_too_long_for_jpeg_are_written_smaller(tmp_path):
+    write_picture(tmp_path / 'a.jpg', np.full((70_000, 8, 3), 200, np.uint8))
+    assert Image.open(tmp_path / 'a.jpg').size == (4, 35_000)
 
 
 def test_some_images_of_the_last_validation_are_drawn(images, tmp_path):

@@ -32,7 +32,7 @@ train_dataloader = dict(
 )
 val_dataloader = dict(batch_size=8, dataset=dict(type='CocoDataset', test_mode=True))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='CocoMetric', metric='bbox')
+val_evaluator = dict(type='CocoMetric', metric='bbox', classwise=True)
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(optimizer=dict(lr=0.004, weight_decay=0.025))

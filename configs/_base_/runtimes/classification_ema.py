@@ -7,5 +7,6 @@ custom_hooks = [
     dict(type='ResumeHook'),
     dict(type='FiniteLossHook'),
     dict(type='CheckpointFitHook'),
-    dict(type='EMAHook', momentum=0.00004, update_buffers=True, priority='ABOVE_NORMAL'),
+    # mmpretrain has a hook of this name that loads nothing in a test with --tta.
+    dict(type='mmengine.EMAHook', momentum=0.00004, update_buffers=True, priority='ABOVE_NORMAL'),
 ]

@@ -2,9 +2,9 @@
 
 Arms, sizes, epochs, learning rates, seeds and the rule of the verdict (win or loss beyond two
 standard errors of the paired mean, else a tie) were written down before the first run of a family.
-One rule came after the first rates: while the best of an arm is the highest or the lowest tried, the
-next is added for both. The plans of the families differ in the backbone, in these rates and in the
-epochs: LeViT-nano trains for 30, ViT-nano and MViTv2-nano, whose epochs take longer, for 15.
+One rule came after the first rates: while the best of an arm is the highest or the lowest tried,
+the next is added for both. The plans of the families differ in the backbone, in these rates and in
+the epochs: LeViT-nano trains for 30, ViT-nano and MViTv2-nano, whose epochs take longer, for 15.
 """
 
 metric = 'accuracy/top1'
