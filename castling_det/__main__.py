@@ -37,7 +37,16 @@ FIRST_WORDS = re.compile(r'[^:.]+')  # of a tool's docstring
 
 
 def main() -> None:
-    """Run what the command line names; the import of this package has registered the rest."""
+    """Run what the command line names; Ctrl-C ends it without a traceback, in imports too."""
+    try:
+        run()
+    except KeyboardInterrupt as stop:
+        sys.stderr.write('stopped\n')
+        raise SystemExit(130) from stop
+
+
+def run() -> None:
+    """As :func:`main`; the import of this package has registered what tools need."""
     match sys.argv[1:]:
         case [verb, *words] if verb in VERBS:
             sys.argv[:] = [f'castling-det {verb}', *words]  # whose name argparse shows

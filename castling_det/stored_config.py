@@ -33,8 +33,8 @@ def stored_config(checkpoint: str | Path) -> Config:
     text = meta.get('cfg') if isinstance(meta, dict) else None
     if not isinstance(text, str):
         raise InputError(
-            f'{checkpoint} holds no config: give the one that it was trained with, '
-            'Predictor(config, checkpoint)'
+            f'{checkpoint} holds no config, as weights to start from do: give a checkpoint of a '
+            'training, or the config too (--config; Predictor(config, checkpoint))'
         )
     try:
         values = _values(text)

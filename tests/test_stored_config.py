@@ -86,7 +86,7 @@ def test_nothing_is_called(tmp_path, place, value, reason):
 @pytest.mark.parametrize('meta', [{}, dict(cfg=dict(model=1)), 'text'], ids=repr)
 def test_no_config_in_it(tmp_path, meta):
     torch.save(dict(state_dict={}, meta=meta), tmp_path / 'a.pth')
-    with pytest.raises(InputError, match='a.pth holds no config: give the one'):
+    with pytest.raises(InputError, match='a.pth holds no config, as weights to start'):
         stored_config(tmp_path / 'a.pth')
 
 

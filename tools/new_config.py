@@ -109,7 +109,9 @@ def main() -> None:
     args = parse_args()
     with errors_in_one_sentence():
         if args.out.exists():
-            raise InputError(f'{args.out} is there already: give another --out')
+            raise InputError(
+                f'{args.out} is there already: change `size, epochs` in it, or give another --out'
+            )
         data = find_own_data(args.data, args.classes)
         size = input_size(args.model, data.task, args.size)
         weights = find_weights(args.model)

@@ -116,20 +116,20 @@ def resume(cfg: Config, checkpoint: str) -> None:
 
 def main() -> None:
     args = parse_args()
-    cfg = None
-    try:
-        with errors_in_one_sentence():
-            cfg = load_run_config(args)
+    with errors_in_one_sentence():
+        cfg = load_run_config(args)
+        try:
             with errors_with_place(cfg):
                 train(cfg, args)
-    except KeyboardInterrupt as stop:
-        last = cfg and find_latest_checkpoint(cfg.work_dir)
-        if is_first_process():
-            print(
-                f'stopped{f" by {stop}" if str(stop) else ""}: the same command with --resume '
-                f'{f"goes on from {last}" if last else "starts anew, there is no checkpoint yet"}'
-            )
-        sys.exit(143 if isinstance(stop, Preempted) else 130)
+        except KeyboardInterrupt as stop:
+            last = Path(cfg.work_dir) / 'last_checkpoint'
+            onward = 'starts anew, there is no checkpoint yet'
+            if last.is_file():
+                onward = f'goes on from {last.read_text()}'
+            if is_first_process():
+                by = f' by {stop}' if str(stop) else ''
+                print(f'stopped{by}: the same command with --resume {onward}')
+            sys.exit(143 if isinstance(stop, Preempted) else 130)
 
 
 if __name__ == '__main__':

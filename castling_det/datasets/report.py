@@ -6,6 +6,8 @@ from typing import Literal
 
 from castling_det.errors import InputError
 
+FEW = 10  # boxes of a class that a metric needs at the very least
+
 
 @dataclass
 class DatasetReport:
@@ -82,8 +84,15 @@ class DatasetReport:
             what = 'boxes' if self.boxes else 'label maps'
             return [f'{images}, {self.boxes.total()} {what}: no metric']
         left_out = f', {self.used} used' if self.used != self.images else ''
-        return [
+        lines = [
             f'{images} ({self.empty_images} without a box{left_out}), '
             f'{self.boxes.total()} boxes ({self.crowd} crowd)',
             '  ' + ', '.join(f'{name} {count}' for name, count in self.boxes.items()),
         ]
+        rare = [name for name, count in self.boxes.items() if 0 < count < FEW]
+        if self.use == 'metric' and rare:
+            lines.append(
+                f'  fewer than {FEW} boxes: {", ".join(rare)}; their AP is luck, and counts in mAP '
+                'as much as that of any other class'
+            )
+        return lines

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -115,10 +116,13 @@ def load_run_config(args: argparse.Namespace) -> Config:
 def errors_in_one_sentence() -> Iterator[None]:
     """Leave with the message alone where the input is at fault; all else keeps its traceback.
 
-    Until then the console is quiet.
+    Ctrl-C is no fault, and needs none. Until then the console is quiet.
     """
     try:
         with quiet_console():
             yield
     except InputError as error:
         raise SystemExit(f'error: {error}') from error
+    except KeyboardInterrupt as stop:
+        sys.stderr.write('stopped\n')
+        raise SystemExit(130) from stop

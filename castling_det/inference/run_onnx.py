@@ -259,7 +259,7 @@ def open_model(
         reason = ' '.join(str(error).split())
         raise ValueError(
             f'{model} is damaged or no ONNX file that onnxruntime {onnxruntime.__version__} can '
-            f'run: {reason}'
+            f'run (castling-det export makes one of a checkpoint): {reason}'
         ) from error
     _require(providers, session.get_providers())  # some are there, and what they need is not
     stored = session.get_modelmeta().custom_metadata_map
@@ -739,6 +739,9 @@ def main() -> None:
             records = predict_all(model, name_images(args.images, args.out, args.labels), *to_write)
     except (OSError, ValueError) as error:
         raise SystemExit(f'error: {error}') from error
+    except KeyboardInterrupt as stop:
+        sys.stderr.write('\nstopped\n')
+        raise SystemExit(130) from stop
     lines = ',\n '.join(json.dumps(record) for record in records)
     sys.stdout.write(f'[{lines}]\n')
     sys.stdout.flush()

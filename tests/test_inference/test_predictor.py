@@ -292,7 +292,7 @@ def test_what_is_no_picture_is_refused(predict, image, tmp_path):
 def test_what_a_predictor_is_not_made_of(cfg, checkpoint, model, tmp_path):
     torch.save(model.state_dict(), tmp_path / 'bare.pth')
     for files, reason in (
-        ((tmp_path / 'bare.pth',), r'holds no config: .* Predictor\(config, checkpoint\)'),
+        ((tmp_path / 'bare.pth',), r'holds no config, .*Predictor\(config, checkpoint\)'),
         ((CONFIG,), 'a config needs its checkpoint'),
         ((cfg,), 'a config needs its checkpoint'),
         ((CONFIG, 'a.onnx'), 'an .onnx file takes no config'),
