@@ -41,6 +41,15 @@ def test_tool_runs_as_by_python_itself(tmp_path, monkeypatch, capsys, words):
     assert capsys.readouterr().out == "__main__ beside ['--flag', 'a b']\n"
 
 
+def test_ctrl_c_is_no_fault(tmp_path, monkeypatch, capsys):
+    (tmp_path / 'tool.py').write_text('raise KeyboardInterrupt')
+    monkeypatch.setattr(sys, 'path', [*sys.path])
+    monkeypatch.setattr(sys, 'argv', ['castling_det', str(tmp_path / 'tool.py')])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 130 and capsys.readouterr().err == 'stopped\n'
+
+
 @pytest.mark.parametrize('verb', VERBS)
 def test_every_tool_is_a_verb_with_help(monkeypatch, capsys, verb):
     tools = {path.stem for path in (Path(__file__).parents[1] / 'tools').glob('*.py')}

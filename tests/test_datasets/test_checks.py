@@ -91,6 +91,15 @@ def config(train: dict, **others) -> Config:
     return Config(dict(default_scope='mmdet', train_dataloader=dict(dataset=train), **others))
 
 
+def test_classes_that_a_metric_cannot_measure_are_named(folder):
+    """Ten dogs are enough, a cat is not; a training may have as few."""
+    cat, dog = content()['annotations']
+    dogs = [dict(dog, id=number) for number in range(2, 12)]
+    report = check(folder, dict(annotations=[cat, *dogs]), split='val')
+    assert not report.errors and '\n  fewer than 10 boxes: cat; their AP is luck' in str(report)
+    assert 'fewer than' not in str(check(folder))
+
+
 def test_good_data_is_counted_and_passes(folder):
     report = check(folder, decode=True)
     assert not report.errors and not report.warnings

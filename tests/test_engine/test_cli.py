@@ -202,3 +202,9 @@ def test_where_nothing_can_be_written_is_told_before_the_work(
     said = refusal(tool, file, *words, option, tmp_path / path)
     assert said.startswith(f'error: {file}')
     assert said.endswith(f'cannot be written ({file}: Not a directory): choose another {option}')
+
+
+def test_ctrl_c_is_no_fault(capsys):
+    with pytest.raises(SystemExit) as left, errors_in_one_sentence():
+        raise KeyboardInterrupt
+    assert left.value.code == 130 and capsys.readouterr().err == 'stopped\n'

@@ -279,6 +279,7 @@ def test_command_overwrites_no_image(known, photos, tmp_path, command):
     (tmp_path / 'none').mkdir()
     Image.fromarray(picture(20, 40, red=3)).save(tmp_path / 'none.png')
     before = (photos / 'a.png').read_bytes()
+    segmentor = write_segmentor(tmp_path / 'labels.onnx', 'labels')
     for words, reason in (
         ((photos, '--out', photos), 'holds the input'),
         ((photos / 'a.png', tmp_path / 'c.png', '--out', tmp_path), 'holds the input'),
@@ -290,7 +291,7 @@ def test_command_overwrites_no_image(known, photos, tmp_path, command):
         ((photos, '--out', tmp_path / 'd', '--labels', tmp_path / 'd'), 'are both .*/d: choose'),
     ):
         with pytest.raises(SystemExit, match=f'^error: .*{reason}'):
-            command(known, *words)
+            command(segmentor if '--labels' in words else known, *words)
     assert (photos / 'a.png').read_bytes() == before
     assert len(command(known, photos, photos / 'a.png')[0]) == 2  # the same image is one
     (tmp_path / 'a.png').write_bytes((photos / 'a.png').read_bytes())
