@@ -1,7 +1,9 @@
 """How far what takes long is, said in the log."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from threading import Event, Thread
 from time import monotonic
 from typing import TypeVar
 
@@ -45,3 +47,28 @@ def tracked(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
             left = timedelta(seconds=round((monotonic() - start) / done * (total - done)))
             print_log(f'{done} of {total} {what}, eta: {left}', logger='current')
         yield item
+
+
+@contextmanager
+def under_way(what: str) -> Iterator[None]:
+    """Say what is being done, and while it goes on for how long, where nobody knows the end.
+
+    Args:
+        what (str): As 'Recording the network'.
+    """
+    start, is_done = monotonic(), Event()
+
+    def go_on() -> None:
+        seconds = PATIENCE
+        while not is_done.wait(seconds):
+            print_log(f'{what}: {round(monotonic() - start)} s so far', logger='current')
+            seconds = 2 * seconds
+
+    print_log(what, logger='current')
+    thread = Thread(target=go_on, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        thread.join()

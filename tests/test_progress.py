@@ -3,7 +3,7 @@
 import pytest
 
 from castling_det import progress
-from castling_det.progress import tracked
+from castling_det.progress import tracked, under_way
 
 
 @pytest.fixture
@@ -43,3 +43,15 @@ def test_what_is_quick_is_silent(clock, said):
     assert work_through([1, 2, 3], 0.9, clock) == [1, 2, 3]
     assert work_through([], 5, clock) == []
     assert said == []
+
+
+def test_words_go_on_while_the_end_is_not_known(monkeypatch, said):
+    monkeypatch.setattr(progress, 'PATIENCE', 0.001)
+    with under_way('Recording'):
+        while len(said) < 3:
+            pass
+    assert said[0] == 'Recording' and said[1] == 'Recording: 0 s so far'
+    before = len(said)
+    with pytest.raises(ZeroDivisionError), under_way('Comparing'):
+        1 / 0  # noqa: B018
+    assert said[before] == 'Comparing'

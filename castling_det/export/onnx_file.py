@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import torch
-from mmengine.logging import print_log
 
 from castling_det.export.agreement import Agreement, Run, blurred_noise, check
 from castling_det.export.build import graphs
@@ -19,6 +18,7 @@ from castling_det.export.recording import record
 from castling_det.inference import run_onnx
 from castling_det.inference.trained_model import TrainedModel
 from castling_det.output_files import atomic_write
+from castling_det.progress import under_way
 
 COMPARED = 8  # photos, of those that int8's ranges come from
 
@@ -69,12 +69,14 @@ def export_onnx(
             photos = (photo[..., :height, :width] for photo in photos)
         photos = list(photos)
         images = [torch.from_numpy(photo) for photo in photos[:COMPARED]]
-    print_log('Recording the network as ONNX operators', logger='current')
     has_tail = isinstance(shipped, DetectorGraph) and shipped.decodes
-    model = to_onnx(shipped, prefix='all_' if has_tail else '')
+    with under_way('Recording the network as ONNX operators, which takes a minute or two'):
+        model = to_onnx(shipped, prefix='all_' if has_tail else '')
     if precision == 'int8':
-        model = quantised(model, photos)
-    agreement = check(_onnxruntime(model), trained, precision, images, out)
+        with under_way('Finding the ranges of int8'):
+            model = quantised(model, photos)
+    with under_way('Comparing the file with the checkpoint'):
+        agreement = check(_onnxruntime(model), trained, precision, images, out)
     if has_tail:
         metadata |= dict(score_thr=0.0) if shipped.has_factors else {}
         model = append_tail(model, shipped, metadata)
