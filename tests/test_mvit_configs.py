@@ -89,8 +89,7 @@ def test_small_ones_train_and_predict(path, labelled_images):
     loss, _ = model.parse_losses(model(**data, mode='loss'))
     loss.backward()
     assert torch.isfinite(loss)
-    without = {name for name, p in model.named_parameters() if p.grad is None}
-    assert all(name.startswith('backbone.norms.0.') for name in without), without
+    assert not [name for name, p in model.named_parameters() if p.grad is None]
     with torch.no_grad():
         results = model.eval().test_step(batch())
     for result in results:

@@ -25,6 +25,7 @@ FILE_ALONE = (
     'Could not import OneDL',
     'faster_coco_eval is not installed',
     'The prefix is not set in metric class ',
+    'Because batch augmentations are enabled, the data preprocessor ',
     'Default ``avg_non_ignore`` is False',
     'torch.meshgrid: in an upcoming release',
     '"FileClient" will be deprecated',

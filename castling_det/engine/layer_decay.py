@@ -7,7 +7,15 @@ from torch import nn
 
 from castling_det.errors import InputError
 
-_NEVER_DECAYED = ('pos_embed', 'cls_token', 'reg_token', 'dist_token', 'bias.table')
+_NEVER_DECAYED = (
+    'pos_embed',
+    'cls_token',
+    'reg_token',
+    'dist_token',
+    'bias.table',
+    'rel_pos_h',
+    'rel_pos_w',
+)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

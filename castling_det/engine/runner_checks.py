@@ -81,7 +81,7 @@ def schedule_faults(cfg: Config, max_iters: int, epoch: int | None) -> Iterator[
         if type_name(scheduler) in DECAYS:
             decays.update(found)
     too_long = {path: end for path, end in ends.items() if end > max_iters}
-    too_short = {} if max([0, *decays.values()]) >= max_iters else decays
+    too_short = {} if max([0, *ends.values()]) >= max_iters else decays
     if wrong := too_long or too_short:
         planned = ', '.join(f'{path} after {end}' for path, end in wrong.items())
         yield (

@@ -5,6 +5,9 @@ python run_onnx.py model.onnx photos image.jpg --out drawn
 
 ``tools/export_onnx.py`` puts a copy of this file beside each model. To use it as a module::
 
+    from PIL import Image
+    from run_onnx import open_model
+
     detect = open_model('detector.onnx')
     boxes, scores, labels = detect(Image.open('image.jpg'))
     names = [detect.classes[label] for label in labels]

@@ -11,3 +11,5 @@ _base_ = [
     '../_base_/schedules/in1k_300e.py',
     '../_base_/runtimes/classification.py',
 ]
+
+model = dict(backbone=dict(drop_path_rate=0.1))

@@ -1,8 +1,9 @@
 """PicoDet-L with its own backbone and recipe on COCO at 640 px.
 
 PicoDet as of 2022.03, `picodet_l_640_coco_lcnet.yml`, which stops at epoch 200 of the same 300-epoch
-cosine (`--cfg-options train_cfg.max_epochs=200`) and starts from an ImageNet backbone; ours is
-random unless `model.backbone.init_cfg` names a checkpoint. Published: 42.6 mAP (quoted). Status: not run.
+cosine (`--cfg-options train_cfg.max_epochs=200`; a warning about T_max is expected) and starts from an
+ImageNet backbone; ours is random unless `model.backbone.init_cfg` names a checkpoint.
+Published: 42.6 mAP (quoted). Status: not run.
 
 lr 0.06 is for 4 GPUs with 12 images each; `--auto-scale-lr` adapts it. Hours on GPUs: *not run*, `--dry-run`
 estimates them. On two CPU threads 300 epochs would take 22,232 hours at the 0.44 images a second of

@@ -1,8 +1,9 @@
 """PicoDet-M with its own backbone and recipe on COCO at 416 px.
 
 PicoDet as of 2022.03, `picodet_m_416_coco_lcnet.yml`, which stops at epoch 250 of the same 300-epoch
-cosine (`--cfg-options train_cfg.max_epochs=250`) and starts from an ImageNet backbone; ours is
-random unless `model.backbone.init_cfg` names a checkpoint. Published: 37.5 mAP (quoted). Status: not run.
+cosine (`--cfg-options train_cfg.max_epochs=250`; a warning about T_max is expected) and starts from an
+ImageNet backbone; ours is random unless `model.backbone.init_cfg` names a checkpoint.
+Published: 37.5 mAP (quoted). Status: not run.
 
 lr 0.24 is for 4 GPUs with 48 images each; `--auto-scale-lr` adapts it. Hours on GPUs: *not run*, `--dry-run`
 estimates them. On two CPU threads 300 epochs would take 5,912 hours at the 1.7 images a second of

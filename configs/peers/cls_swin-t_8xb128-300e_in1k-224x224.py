@@ -21,3 +21,6 @@ model = dict(
     ),
     backbone=dict(pad_small_map=True),
 )
+optim_wrapper = dict(
+    paramwise_cfg=dict(custom_keys={'relative_position_bias_table': dict(decay_mult=0)})
+)

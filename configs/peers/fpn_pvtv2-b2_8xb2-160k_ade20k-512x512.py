@@ -27,5 +27,5 @@ model = dict(
 )
 optim_wrapper = dict(
     constructor='DefaultOptimWrapperConstructor',
-    paramwise_cfg=dict(_delete_=True, norm_decay_mult=0),
+    paramwise_cfg=dict(_delete_=True, norm_decay_mult=0, bias_decay_mult=0),
 )

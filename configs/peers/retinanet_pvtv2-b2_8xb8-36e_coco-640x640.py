@@ -13,7 +13,8 @@ model = dict(
         type='PyramidVisionTransformerV2',
         embed_dims=64,
         num_layers=[3, 4, 6, 3],
+        out_indices=(1, 2, 3),
         init_cfg=dict(type='Pretrained', checkpoint='checkpoints/pvt_v2_b2.pth'),
     ),
-    neck=dict(in_channels=[64, 128, 320, 512]),
+    neck=dict(in_channels=[128, 320, 512]),
 )

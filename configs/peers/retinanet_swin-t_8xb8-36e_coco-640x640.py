@@ -21,14 +21,20 @@ model = dict(
         embed_dims=96,
         depths=[2, 2, 6, 2],
         num_heads=[3, 6, 12, 24],
+        out_indices=(1, 2, 3),
         drop_path_rate=0.2,
         convert_weights=True,
         init_cfg=dict(type='Pretrained', checkpoint='checkpoints/swin_tiny_patch4_window7_224.pth'),
     ),
-    neck=dict(in_channels=[96, 192, 384, 768]),
+    neck=dict(in_channels=[192, 384, 768], start_level=0),
 )
 train_dataloader = dict(batch_size=8)
 optim_wrapper = dict(
     constructor='DefaultOptimWrapperConstructor',
-    paramwise_cfg=dict(_delete_=True, norm_decay_mult=0),
+    paramwise_cfg=dict(
+        _delete_=True,
+        norm_decay_mult=0,
+        bias_decay_mult=0,
+        custom_keys={'relative_position_bias_table': dict(decay_mult=0)},
+    ),
 )

@@ -1,4 +1,4 @@
-"""UPerNet with Swin-T, all of mmseg, on ADE20K at 512 px.
+"""UPerNet with Swin-T, mmdet's, and mmseg's head on ADE20K at 512 px.
 
 The weights of ImageNet are a local file. The rate is the same in all layers. Published, by mmseg's own recipe: 44.41
 mIoU (quoted from its README). Status: not run.
@@ -16,6 +16,8 @@ _base_ = [
 model = dict(
     data_preprocessor=dict(size=(512, 512)),
     backbone=dict(
+        type='mmdet.SwinTransformer',  # which converts the authors' keys
+        convert_weights=True,
         drop_path_rate=0.3,
         init_cfg=dict(type='Pretrained', checkpoint='checkpoints/swin_tiny_patch4_window7_224.pth'),
     ),
@@ -24,5 +26,10 @@ model = dict(
 )
 optim_wrapper = dict(
     constructor='DefaultOptimWrapperConstructor',
-    paramwise_cfg=dict(_delete_=True, norm_decay_mult=0),
+    paramwise_cfg=dict(
+        _delete_=True,
+        norm_decay_mult=0,
+        bias_decay_mult=0,
+        custom_keys={'relative_position_bias_table': dict(decay_mult=0)},
+    ),
 )

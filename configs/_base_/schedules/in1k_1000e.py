@@ -1,6 +1,6 @@
 """1,000 epochs at a total batch of 2,048 images, as LeViT (arXiv 2104.01136): AdamW 0.002, 5 epochs of warm-up.
 
-Its adaptive gradient clipping and repeated augmentation are not in mmengine and are left out.
+Its adaptive gradient clipping, which mmengine does not have, and its repeated augmentation are left out.
 """
 
 _base_ = './in1k_300e.py'

@@ -1,4 +1,7 @@
-"""300 epochs at a total batch of 1,024 images, as DeiT (arXiv 2012.12877, table 9): AdamW 0.001, 5 epochs of warm-up."""
+"""300 epochs at a total batch of 1,024 images, as DeiT (arXiv 2012.12877, table 9): AdamW 0.001, 5 epochs of warm-up.
+
+Its repeated augmentation is left out.
+"""
 
 max_epochs = 300
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=10)

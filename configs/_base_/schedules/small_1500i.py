@@ -18,6 +18,7 @@ optim_wrapper = dict(
         custom_keys={
             'pos_embed': dict(decay_mult=0),
             'cls_token': dict(decay_mult=0),
+            'rel_pos': dict(decay_mult=0),
             'query_embed': dict(decay_mult=0),
             'query_feat': dict(decay_mult=0),
             'level_embed': dict(decay_mult=0),

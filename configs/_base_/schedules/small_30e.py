@@ -17,7 +17,12 @@ optim_wrapper = dict(
     paramwise_cfg=dict(
         norm_decay_mult=0,
         bias_decay_mult=0,
-        custom_keys={'pos_embed': dict(decay_mult=0), 'cls_token': dict(decay_mult=0)},
+        custom_keys={
+            'pos_embed': dict(decay_mult=0),
+            'cls_token': dict(decay_mult=0),
+            'rel_pos': dict(decay_mult=0),
+            'bias.table': dict(decay_mult=0),
+        },
     ),
 )
 auto_scale_lr = dict(base_batch_size=16)

@@ -15,7 +15,9 @@ optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=0.001, weight_decay=0.025),
     paramwise_cfg=dict(
-        norm_decay_mult=0, bias_decay_mult=0, custom_keys={'bias.table': dict(decay_mult=0)}
+        norm_decay_mult=0,
+        bias_decay_mult=0,
+        custom_keys={'bias.table': dict(decay_mult=0), 'rel_pos': dict(decay_mult=0)},
     ),
 )
 auto_scale_lr = dict(base_batch_size=8)
