@@ -73,7 +73,7 @@ def linear_angular_attention(
         sums = k.transpose(-2, -1) @ (v / length(k))
         scale = math.pi * length(q, otherwise=1 / EPS)
         if aux is None:
-            y = (q @ sums).addcmul(own, scale, value=0.5)
+            y = (q @ sums).addcmul(own, scale / 2)
         else:
             y = (q @ sums).addcmul(own / 2 + aux.to(wide), scale)
         of_y = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
