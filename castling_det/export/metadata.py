@@ -182,7 +182,8 @@ def _require_known_sides(
 ) -> None:
     """An image is filled up to one size, whatever it was: the square of its sides is none."""
     if most_sides is None:
-        is_known = steps[0]['scale'] == tuple(pad_size[::-1])
+        scale = steps[0]['scale']
+        is_known = list((scale, scale) if isinstance(scale, int) else scale) == pad_size[::-1]
     else:
         is_known = 'size' in steps[1] or most_sides[0] == most_sides[1]
     if not is_known:
