@@ -1,5 +1,6 @@
 """Configs of timm's ViTs: sizes and twins; each algorithm trains and predicts, made narrow."""
 
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 
 import castling_det  # noqa: F401  registers types and makes `castling_det::` configs known
 from castling_det.configs import input_shape, softmax_twin, task_of
-from castling_det.engine.config_checks import check_options
+from castling_det.engine.cli import add_config_arguments, load_config
 from castling_det.errors import InputError
 
 FOLDER = Path(__file__).parents[1] / 'configs' / 'castling_timm'
@@ -133,11 +134,13 @@ def test_rates_fall_from_the_head_to_the_patches(path):
 def test_readme_shows_another_model_that_builds():
     command = (FOLDER / 'README.md').read_text().partition('tools/train.py ')[2]
     words = command.partition('\n\n')[0].replace('\\\n', ' ').split()
-    cfg = Config.fromfile(FOLDER.parents[1] / words[0])
-    changes = dict(word.split('=') for word in words[2:])
-    check_options(cfg, changes)
-    cfg.merge_from_dict(changes)
-    model = build(cfg)
+    parser = ArgumentParser()
+    add_config_arguments(parser)
+    args = parser.parse_args(words)
+    model = build(load_config(FOLDER.parents[1] / args.config, args.cfg_options))
+    assert model.data_preprocessor.std.flatten().tolist() == pytest.approx(
+        [68.5, 66.63, 70.32], 1e-3
+    )
     assert type(model.backbone.vit).__name__ == 'Eva'
     assert model.eval().extract_feat(torch.rand(1, 3, 28, 28))[0].shape[1] == 384
 
