@@ -2,7 +2,7 @@
 
 python tools/train.py configs/castling_cls/castling-cls_levit-nano_1xb16-30e_flowers5-160x160.py
 
-The rate was not tuned. Status: not run.
+Measured here, seed 0: 66.2 %. Three seeds and other rates: docs/studies/castling-classification/levit.md.
 """
 
 _base_ = [

@@ -2,7 +2,8 @@
 
 python tools/train.py configs/castling_cls/castling-cls_vit-nano_1xb16-30e_flowers5-160x160.py
 
-No Mixup and no CutMix: 30 epochs are short. The rate was not tuned. Status: not run.
+No Mixup and no CutMix: 30 epochs are short. The rate was not tuned. Status: not run; 15 epochs
+of it are in docs/studies/castling-classification/vit.md.
 """
 
 _base_ = [
