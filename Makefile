@@ -61,4 +61,4 @@ lint: install-dev
 	.venv/bin/python -m pytest tests/test_style.py
 
 test: install-dev
-	.venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -1,5 +1,7 @@
 """What the tests share: data sets that only some machines have, the GPU marker, tools to call."""
 
+import functools
+import gc
 import io
 import os
 import sys
@@ -16,11 +18,33 @@ import torch
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
+from yapf.yapflib.yapf_api import FormatCode
 
 import castling_det  # noqa: F401  mmcv.ops can be imported from here on, compiled or not
 
 DATA_VARIABLE = 'CASTLING_DET_DATA'
 TOOLS = Path(__file__).parents[1] / 'tools'
+LONGEST = (
+    'test_tools',
+    'test_export/test_onnx_file',
+    'test_docs',
+    'test_export/test_box_decoding',
+    'test_configs',
+    'test_hooks/test_resume_hook',
+    'test_timm_configs',
+    'test_engine/test_distributed',
+    'test_analysis/test_complexity',
+    'test_analysis/test_latency',
+    'test_detection/test_peers',
+    'test_export/test_vit_file',
+    'test_python_style',
+    'test_export/test_recording',
+    'test_export/test_program',
+    'test_mvit_configs',
+    'test_packaging',
+    'test_export/test_classifier_graph',
+    'test_engine/test_test_time_augmentation',
+)
 
 
 @pytest.fixture(scope='session')
@@ -87,11 +111,26 @@ def labelled_images() -> Callable[..., dict]:
 
 @pytest.fixture(autouse=True, scope='session')
 def quick_runners() -> Iterator[None]:
-    """mmengine asks compilers and git for versions when it builds a Runner, saves a checkpoint."""
+    """mmengine asks compilers and git for versions when it builds a Runner, saves a checkpoint.
+
+    And it formats the same config for each log, backend and checkpoint anew.
+    """
+    format_once = functools.cache(lambda text, style: FormatCode(text, style_config=dict(style)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr('mmengine.runner.runner.collect_env', dict)
         patch.setattr('mmengine.runner.runner.get_git_hash', str)
+        patch.setattr(
+            'yapf.yapflib.yapf_api.FormatCode',  # imported anew at each call
+            lambda text, style_config: format_once(text, tuple(style_config.items())),
+        )
         yield
+
+
+@pytest.fixture
+def weights_of_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of sizes alone: to draw its weights takes most of the time of a large model."""
+    for name in ('normal_', 'uniform_', 'erfinv_'):
+        monkeypatch.setattr(torch.Tensor, name, lambda self, *args, **options: self.zero_())
 
 
 @pytest.fixture
@@ -111,6 +150,18 @@ def data_root(request: pytest.FixtureRequest) -> Path:
                 'tests of real data'
             )
     return root
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest first, so that two processes end together."""
+    places = {f'tests/{name}.py': place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition('::')[0], len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    """What the imports made stays: no later collection of garbage goes through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_configure(config: pytest.Config) -> None:

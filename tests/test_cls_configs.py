@@ -23,6 +23,7 @@ def build(cfg: Config) -> nn.Module:
     return MODELS.build(cfg.model)
 
 
+@pytest.mark.usefixtures('weights_of_zeros')
 @pytest.mark.parametrize('path', LEAVES, ids=lambda path: path.stem)
 def test_model_fits_its_data(path):
     cfg = Config.fromfile(path)

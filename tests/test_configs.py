@@ -88,6 +88,7 @@ def train_step(model: nn.Module, data: dict) -> list[str]:
     return [name for name, p in model.named_parameters() if p.grad is None]
 
 
+@pytest.mark.usefixtures('weights_of_zeros')
 @pytest.mark.parametrize('path', DETECTORS, ids=stem)
 def test_detector_fits_its_data(path):
     cfg = Config.fromfile(path)
@@ -101,6 +102,7 @@ def test_detector_fits_its_data(path):
     assert [tuple(x.shape[-2:]) for x in maps] == [(-(-96 // s), -(-128 // s)) for s in strides]
 
 
+@pytest.mark.usefixtures('weights_of_zeros')
 @pytest.mark.parametrize('path', SEGMENTORS, ids=stem)
 def test_segmentor_fits_its_data(path):
     cfg = Config.fromfile(path)

@@ -46,6 +46,7 @@ def num_classes_of(model: nn.Module) -> int:
     return getattr(head, 'bbox_head', head).num_classes
 
 
+@pytest.mark.usefixtures('weights_of_zeros')
 @pytest.mark.parametrize('path', LEAVES, ids=lambda path: path.stem)
 def test_model_fits_its_data(path):
     cfg = Config.fromfile(path)

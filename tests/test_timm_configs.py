@@ -51,6 +51,7 @@ def narrow(path: Path) -> nn.Module:
     return model
 
 
+@pytest.mark.usefixtures('weights_of_zeros')
 @pytest.mark.parametrize('path', LEAVES, ids=lambda path: path.stem)
 def test_model_fits_its_data(path):
     """Sides are filled up to even numbers of patches; maps have the strides that the head takes."""
@@ -131,6 +132,7 @@ def test_rates_fall_from_the_head_to_the_patches(path):
     assert decays['backbone.vit.blocks.0.attn.qkv.weight'] == 0.05
 
 
+@pytest.mark.usefixtures('weights_of_zeros')
 def test_readme_shows_another_model_that_builds():
     command = (FOLDER / 'README.md').read_text().partition('tools/train.py ')[2]
     words = command.partition('\n\n')[0].replace('\\\n', ' ').split()
@@ -148,5 +150,6 @@ def test_readme_shows_another_model_that_builds():
 def test_missing_weights_are_an_error():
     """A name with `dinov2-pre` is not trained from random weights."""
     cfg = Config.fromfile(SMALL[0])
+    init_default_scope(cfg.default_scope)
     with pytest.raises(InputError, match='dinov2_vits14_pretrain.pth does not exist'):
-        build(cfg).backbone.init_weights()
+        MODELS.build(cfg.model.backbone).init_weights()

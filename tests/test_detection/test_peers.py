@@ -44,6 +44,7 @@ def count_normalised(model: nn.Module, image: Tensor) -> int:
     return sum(counts)
 
 
+@pytest.mark.usefixtures('weights_of_zeros')
 @pytest.mark.parametrize(
     ('path', 'params', 'flops'), [(NANO, 0.91, 1.08), (TINY, 5.06, 6.45)], ids=['nano', 'tiny']
 )
@@ -57,6 +58,7 @@ def test_yolox_counts_to_each_published_digit(path, params, flops):
     assert f'| {params} | {params} | {complexity.macs / 1e9:.3f} | {flops / 2:.3f} |' in README
 
 
+@pytest.mark.usefixtures('weights_of_zeros')
 def test_rtmdet_counts_are_the_published_ones():
     complexity = count_complexity(build(RTMDET), torch.rand(1, 3, 640, 640))
     params, macs = complexity.params / 1e6, complexity.macs / 1e9
@@ -65,6 +67,7 @@ def test_rtmdet_counts_are_the_published_ones():
     assert f'| {params:.2f} | 4.8 | {macs:.3f} | 8.1 |' in README
 
 
+@pytest.mark.usefixtures('weights_of_zeros')
 @pytest.mark.parametrize('letter', ['t', 's', 'b'])
 def test_swin_counts_are_the_published_ones(letter):
     """To each digit that its authors print."""

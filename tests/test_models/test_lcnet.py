@@ -44,6 +44,7 @@ def readme_row(side: int, ours: Complexity, params: float, macs: float) -> str:
     return f'| {side} | {ours_params:.2f} | {params:.2f} | {ours_macs:.3f} | {macs:.3f} |'
 
 
+@pytest.mark.usefixtures('weights_of_zeros')
 @pytest.mark.parametrize('size', PUBLISHED)
 def test_detector_equals_the_nine_published_rows(size):
     params, flops = PUBLISHED[size]
@@ -55,6 +56,7 @@ def test_detector_equals_the_nine_published_rows(size):
         assert readme_row(side, complexity, params, published / 2) in README
 
 
+@pytest.mark.usefixtures('weights_of_zeros')
 @pytest.mark.parametrize(
     ('scale', 'published'),
     [(0.25, 1.52), (0.35, 1.65), (0.5, 1.89), (0.75, 2.37)]

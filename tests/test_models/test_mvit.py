@@ -65,6 +65,7 @@ def test_softmax_twin_is_mmpretrains_mvit(size):
         assert (without(image(*size))[0] - full(image(*size))[0]).abs().max() > 0.1
 
 
+@pytest.mark.usefixtures('weights_of_zeros')
 @pytest.mark.parametrize(
     ('arch', 'params', 'macs'),
     [('tiny', 24.17, 4.70), ('small', 34.87, 7.00), ('base', 51.47, 10.16)],

@@ -81,6 +81,7 @@ def test_softmax_twin_is_vit(arch, size):
         torch.testing.assert_close(ours, tokens[:, 0], rtol=0, atol=1e-8)
 
 
+@pytest.mark.usefixtures('weights_of_zeros')
 @pytest.mark.parametrize(
     ('arch', 'params', 'macs'),
     [
