@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
+from mmengine.registry import init_default_scope
 
 from castling_det.export.tood_head import open_tood_heads
 
@@ -15,6 +16,7 @@ from castling_det.export.tood_head import open_tood_heads
 def test_maps_are_those_of_mmdet(anchor_type):
     """Offsets reach over several cells and beyond the maps."""
     register_all_modules(init_default_scope=False)
+    init_default_scope('mmdet')
     torch.manual_seed(0)
     head = MODELS.build(
         dict(
