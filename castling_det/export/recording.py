@@ -32,7 +32,7 @@ def record(model: nn.Module, image: Tensor, output_names: list[str]) -> onnx.Mod
     functions: dict[str, FocalFunction] = {}
     for parent in list(model.modules()):
         if getattr(parent, 'inplace', False):
-            parent.inplace = False  # torch would take hardswish_ apart, a third of the whole time
+            parent.inplace = False  # torch would take hardswish_ apart at first, which takes long
         for name, child in list(parent.named_children()):
             if isinstance(child, FocalAttention):
                 setattr(parent, name, FocalCall(child.cells, functions))
