@@ -100,7 +100,7 @@ def length(data: OwnData, config: Path, epochs: int, trained: bool) -> str:
     enough = (ENOUGH_TRAINED if trained else ENOUGH_RANDOM)[data.task]
     told = f'{epochs} epochs: up to {an_epoch * epochs} iterations of {batch} images'
     if an_epoch * epochs < enough:
-        told += f'\nThat is short: {enough} iterations are usual, by epochs = '
+        told += f'\nThat is short: {enough} iterations are usual. For as many, change epochs to '
         told += f'{math.ceil(enough / an_epoch)} in {config}'
     return told
 

@@ -27,6 +27,7 @@ FILE_ALONE = (
     'The prefix is not set in metric class ',
     'Because batch augmentations are enabled, the data preprocessor ',
     'Default ``avg_non_ignore`` is False',
+    'DeprecationWarning: `num_anchors` is deprecated',
     'torch.meshgrid: in an upcoming release',
     '"FileClient" will be deprecated',
     '"HardDiskBackend" is the alias of "LocalBackend"',

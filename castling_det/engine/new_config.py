@@ -20,7 +20,7 @@ SIDES = dict(detection=416, segmentation=512, classification=224)  # where none 
 # By task and family: a file of configs/_base_/models, and what sides of images are multiples of.
 BASES = {
     'detection': dict(
-        levit=('castling-picodet_levit-128s', 32), dinov2=('castling-picodet_vit-s-p14-dinov2', 28)
+        levit=('castling-picodet_levit-128s', 32), dinov2=('castling-gfl_vit-s-p14-dinov2', 28)
     ),
     'segmentation': dict(
         levit=('castling-segformer_levit-nano', 64),
@@ -121,8 +121,7 @@ model = dict(
     ('detection', 'dinov2'): """\
 model = dict(
     backbone=dict({backbone}, drop_path_rate=0),
-    bbox_head=dict(num_classes=len(classes), stacked_convs=2),
-    train_cfg=dict(initial_epoch=epochs // 3),
+    bbox_head=dict(num_classes=len(classes)),
 )""",
     ('segmentation', 'levit'): """\
 model = dict(

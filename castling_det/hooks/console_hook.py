@@ -32,6 +32,7 @@ class ConsoleHook(Hook):
         self.pictures = pictures
         self.train_patience = self.patience = Patience()
         self.muted: dict[logging.Handler, int] = {}  # and their levels
+        self.last: float | None = None  # value of the metric that chooses the best checkpoint
 
     def before_train(self, runner: Runner) -> None:
         self._introduce(runner, runner.train_dataloader)
@@ -71,6 +72,7 @@ class ConsoleHook(Hook):
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         done = f'epoch {runner.epoch}' if by_epoch else f'iteration {runner.iter}'
         chosen, best = _best(runner)
+        self.last = metrics.get(chosen)
         numbers = [name for name, value in metrics.items() if isinstance(value, Real)]
         for name in [chosen] if chosen in numbers else numbers[:1]:
             line = f'Validation after {done}: {name} {metrics[name]:.4f}'
@@ -84,13 +86,20 @@ class ConsoleHook(Hook):
         if self.pictures is not None and self.pictures.is_dir():
             lines.insert(0, f'Pictures of the last validation: {self.pictures}')
         if checkpoint is not None and best is not None:
-            lines.insert(0, f'Best checkpoint: {checkpoint}, {name} {best:.4f}')
+            line = f'Best checkpoint: {checkpoint}, {name} {best:.4f}'
+            if self.last is not None and self.last < best:
+                line += f'; the last validation had {self.last:.4f}'
+            lines.insert(0, line)
         else:
             checkpoint = info.get('last_ckpt')
             lines.insert(0, f'Last checkpoint: {checkpoint}')
         if checkpoint is not None and runner.cfg.get('test_dataloader'):
             files = shlex.join((os.path.relpath(runner.cfg.filename), str(checkpoint)))
+            weights = shlex.quote(str(checkpoint))
             lines.append(f'Next: castling-det test {files}')
+            lines.append(
+                f'Draw: castling-det predict PHOTOS --checkpoint {weights} --out-dir drawn'
+            )
             lines.append(f'Ship it: castling-det export {files} --out shipped/model.onnx')
         runner.logger.info('Training is done\n' + '\n'.join(lines))
 

@@ -23,10 +23,11 @@ python run_onnx.py model.onnx photos image.jpg --out drawn
 import argparse
 import functools
 import json
+import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -440,14 +441,46 @@ def nms(
     return np.array(kept, dtype=np.int64)
 
 
+def place_labels(
+    boxes: Iterable[Sequence[float]],
+    sizes: Iterable[tuple[float, float]],
+    picture_size: tuple[int, int],
+) -> Iterator[tuple[float, float] | None]:
+    """Places for labels at boxes, where none covers one before it or leaves the picture.
+
+    Args:
+        boxes (Iterable): ``(left, top, right, bottom)`` each, in pixels, the most important first.
+        sizes (Iterable): Width and height of each label in pixels.
+        picture_size (tuple[int, int]): Height and width in pixels.
+
+    Yields:
+        tuple[float, float] | None: The left upper corner, or None where there is no place.
+    """
+    height, width = picture_size
+    taken = np.empty((0, 4))
+    for (left, top, right, bottom), (w, h) in zip(boxes, sizes, strict=True):
+        place = None
+        for x, y in (
+            *((left, top - h), (left, top), (left, bottom), (left, bottom - h)),
+            *((right - w, top - h), (right - w, top), (right - w, bottom), (right - w, bottom - h)),
+        ):
+            x = max(0, min(x, width - w))
+            overlaps = (taken[:, :2] < (x + w, y + h)) & (taken[:, 2:] > (x, y))
+            if 0 <= y <= height - h and not overlaps.all(axis=1).any():
+                place = x, y
+                taken = np.vstack([taken, (x, y, x + w, y + h)])
+                break
+        yield place
+
+
 @functools.cache
-def font_for(text: str) -> ImageFont.ImageFont | ImageFont.FreeTypeFont | None:
+def font_for(text: str, size: int = 11) -> ImageFont.ImageFont | ImageFont.FreeTypeFont | None:
     """Pillow's own font for ASCII, else the first of ``FONTS`` here with all letters, or None."""
     if text.isascii():
-        return ImageFont.load_default()
+        return ImageFont.load_default(size)
     for name in FONTS:
         try:
-            font = ImageFont.truetype(name, 11)
+            font = ImageFont.truetype(name, size)
         except OSError:
             continue
         missing = bytes(font.getmask('\U0010ffff'))  # what is drawn for a letter that it lacks
@@ -456,31 +489,43 @@ def font_for(text: str) -> ImageFont.ImageFont | ImageFont.FreeTypeFont | None:
     return None
 
 
-def _legible(model: OnnxModel, label: int) -> tuple[str, ImageFont.ImageFont]:
+def _legible(model: OnnxModel, label: int, size: int = 11) -> tuple[str, ImageFont.ImageFont]:
     """Name of a class, or what stands for it where no font here can write it; and a font."""
     name = model.classes[label]
-    if not font_for(name):
+    if not font_for(name, size):
         warn_of_font(label, name)
         name = f'class {label}'
-    return name, font_for(name)
+    return name, font_for(name, size)
 
 
 def draw_boxes(image: ndarray, found: Detections, detector: OnnxDetector) -> Image.Image:
-    """A picture of RGB values ``(H, W, 3)`` with boxes on it.
+    """A picture of RGB values ``(H, W, 3)`` with boxes on it, the best on top.
 
-    A class whose name no font here can write is called ``class NUMBER``.
+    Labels do not cover one another: one that finds no free place is left out. A class whose name no
+    font here can write is called ``class NUMBER``.
     """
     picture = Image.fromarray(image)
-    pen = ImageDraw.Draw(picture)
-    for box, score, label in reversed(list(zip(*found, strict=True))):  # the best on top
-        colour = detector.palette[label]
-        name, font = _legible(detector, label)
-        text = f'{name} {score:.2f}'
+    pen, size = ImageDraw.Draw(picture), max(11, round(math.sqrt(image[..., 0].size) / 40))
+    texts, fonts, corners, extents = [], [], [], []
+    for box, score, label in zip(*found, strict=True):
+        name, font = _legible(detector, label, size)
         left, top, right, bottom = map(float, box)
-        pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=2)
-        pen.rectangle(pen.textbbox((left, top), text, font), fill=colour)
-        fill = 'white' if sum(colour) < 384 else 'black'
-        pen.text((left, top), text, fill=fill, font=font)
+        corners.append((left, top, max(left, right), max(top, bottom)))
+        texts.append(f'{name} {score:.2f}')
+        fonts.append(font)
+        extents.append(pen.textbbox((1, 1), texts[-1], font)[2:])
+    colours = [detector.palette[label] for label in found.labels]
+    for corner, colour in reversed(list(zip(corners, colours, strict=True))):
+        pen.rectangle(corner, outline=colour, width=max(2, size // 6))
+    places = list(place_labels(corners, extents, image.shape[:2]))
+    for place, extent, text, font, colour in zip(
+        places, extents, texts, fonts, colours, strict=True
+    ):
+        if place:
+            left, top = place
+            pen.rectangle((left, top, left + extent[0], top + extent[1]), fill=colour)
+            fill = 'white' if sum(colour) < 384 else 'black'
+            pen.text((left + 1, top + 1), text, fill=fill, font=font)
     return picture
 
 
@@ -749,7 +794,11 @@ def main() -> None:
     sys.stdout.write(f'[{lines}]\n')
     sys.stdout.flush()
     if args.out and not is_single:
-        sys.stderr.write(f'{len(records)} pictures in {args.out}\n')
+        told = f'{len(records)} pictures in {args.out}'
+        if isinstance(model, OnnxDetector):
+            num_boxes = sum(len(record['predictions']) for record in records)
+            told += f', {num_boxes} boxes with a score of at least {args.score_thr}'
+        sys.stderr.write(f'{told}\n')
 
 
 if __name__ == '__main__':

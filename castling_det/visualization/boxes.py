@@ -1,7 +1,7 @@
 """Boxes, and masks, on images. Needs mmdet."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -14,6 +14,7 @@ from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from castling_det.inference.run_onnx import place_labels
 from castling_det.visualization.palette import Color, palette_of
 from castling_det.visualization.text import PLAIN, font_of, legible
 
@@ -78,38 +79,6 @@ class LegibleVisualizer(DetLocalVisualizer):
         picture = _write(masked, boxes, texts, [colors[label] for label in labels])
         self.set_image(picture)
         return picture
-
-
-def place_labels(
-    boxes: Iterable[Sequence[float]],
-    sizes: Iterable[tuple[float, float]],
-    picture_size: tuple[int, int],
-) -> Iterator[tuple[float, float] | None]:
-    """Places for labels at boxes, where none covers one before it or leaves the picture.
-
-    Args:
-        boxes (Iterable): ``(left, top, right, bottom)`` each, in pixels, the most important first.
-        sizes (Iterable): Width and height of each label in pixels.
-        picture_size (tuple[int, int]): Height and width in pixels.
-
-    Yields:
-        tuple[float, float] | None: The left upper corner, or None where there is no place.
-    """
-    height, width = picture_size
-    taken = np.empty((0, 4))
-    for (left, top, right, bottom), (w, h) in zip(boxes, sizes, strict=True):
-        place = None
-        for x, y in (
-            *((left, top - h), (left, top), (left, bottom), (left, bottom - h)),
-            *((right - w, top - h), (right - w, top), (right - w, bottom), (right - w, bottom - h)),
-        ):
-            x = max(0, min(x, width - w))
-            overlaps = (taken[:, :2] < (x + w, y + h)) & (taken[:, 2:] > (x, y))
-            if 0 <= y <= height - h and not overlaps.all(axis=1).any():
-                place = x, y
-                taken = np.vstack([taken, (x, y, x + w, y + h)])
-                break
-        yield place
 
 
 def _boxes(instances: InstanceData) -> ndarray:

@@ -118,12 +118,13 @@ def test_one_line_for_each_validation_and_its_table_in_the_file(run):
 def test_what_has_come_of_it_stands_at_the_end(run, tmp_path):
     console, _ = run
     best = f'{tmp_path}/best_acc_epoch_1.pth'
-    done, checkpoint, pictures, log, next_command, export = console[-6:]
+    done, checkpoint, pictures, log, next_command, draw, export = console[-7:]
     assert done == 'Training is done'
-    assert checkpoint == f'Best checkpoint: {best}, acc 0.5000'
+    assert checkpoint == f'Best checkpoint: {best}, acc 0.5000; the last validation had 0.2500'
     assert pictures == f'Pictures of the last validation: {tmp_path}/pictures'
     assert log.startswith(f'Log: {tmp_path}/')
     assert re.fullmatch(rf'Next: castling-det test .*my.py {best}', next_command)
+    assert draw == f'Draw: castling-det predict PHOTOS --checkpoint {best} --out-dir drawn'
     assert re.fullmatch(
         rf'Ship it: castling-det export .*my.py {best} --out shipped/model.onnx', export
     )

@@ -263,6 +263,9 @@ def test_command_takes_folders_and_several_images(known, photos, tmp_path, comma
     assert '4 of 4 images, 0 s left' in said and 'left out text.jpg: image' in said
     drawn = sorted(str(f.relative_to(photos / 'drawn')) for f in (photos / 'drawn').rglob('*.*'))
     assert drawn == ['a.png', 'c.png', 'deep/b.bmp.png']
+    assert said.endswith(
+        f'3 pictures in {photos / "drawn"}, 3 boxes with a score of at least 0.7\n'
+    )
 
 
 def test_command_writes_label_maps_of_a_folder(photos, tmp_path, command):
@@ -455,6 +458,21 @@ def test_command_ends_in_one_sentence(tmp_path, monkeypatch, known, large_image)
         with pytest.raises(SystemExit, match=f'^error: .*{said}') as error:
             run_onnx.main()
         assert '\n' not in str(error.value)
+
+
+def test_labels_of_boxes_at_one_place_do_not_cover_one_another(known):
+    """The best one's stands above the boxes, in its colour, the other's within them."""
+    image = np.full((200, 200, 3), 255, np.uint8)
+    found = run_onnx.Detections(
+        np.array([[60.0, 60, 190, 190]] * 2), np.array([0.9, 0.8]), np.array([0, 1])
+    )
+    drawn = np.asarray(run_onnx.draw_boxes(image, found, open_model(known)))
+    above, within = drawn[45:60, 60:190], drawn[63:75, 63:188]
+    for place, colour, other in (
+        (above, [255, 0, 0], [0, 0, 255]),
+        (within, [0, 0, 255], [255, 0, 0]),
+    ):
+        assert (place == colour).all(axis=2).any() and not (place == other).all(axis=2).any()
 
 
 def test_names_beyond_ascii_are_drawn_or_numbered(known, monkeypatch, capsys):

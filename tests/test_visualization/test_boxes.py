@@ -7,7 +7,8 @@ import torch
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData
 
-from castling_det.visualization.boxes import LegibleVisualizer, place_labels
+from castling_det.inference.run_onnx import place_labels
+from castling_det.visualization.boxes import LegibleVisualizer
 from castling_det.visualization.palette import COLORS
 
 NAMES = ('cat', 'dog')
