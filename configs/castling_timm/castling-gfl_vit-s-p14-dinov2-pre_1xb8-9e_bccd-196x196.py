@@ -4,7 +4,8 @@ python tools/train.py configs/castling_timm/castling-gfl_vit-s-p14-dinov2-pre_1x
 
 What `castling-det new-config --model vit-s-dinov2` writes for boxes, with the recipe of PicoDet's head at 320 px. The
 weights of DINOv2 (arXiv 2304.07193) are a local file in its own, timm's or transformers' keys; give another as
-`--cfg-options model.backbone.pretrained=FILE`, or True for timm's download.
+`--cfg-options model.backbone.pretrained=FILE`, or True for timm's download. Measured here with --amp: 46.0 mAP, 70.1
+AP50 (seed 0, commit 6e186cd, about 6 minutes of one CPU thread); three seeds: docs/studies/few-images.md.
 """
 
 _base_ = [

@@ -4,10 +4,18 @@ One head of one convolution serves the three levels, of strides 7, 14 and 28: it
 neck and its four heads, which all start from random weights.
 """
 
-_base_ = './castling-picodet_vit-s-p14-dinov2.py'
+_base_ = './castling-picodet_levit-128s.py'
 
 model = dict(
     type='GFL',
+    data_preprocessor=dict(pad_size_divisor=28),
+    backbone=dict(
+        _delete_=True,
+        type='CastlingTimm',
+        model_name='vit_small_patch14_dinov2',
+        attn=dict(type='FocalAttention'),
+        drop_path_rate=0.1,
+    ),
     neck=dict(
         _delete_=True,
         type='SimpleFeaturePyramid',
