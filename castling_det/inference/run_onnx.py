@@ -506,21 +506,16 @@ def draw_boxes(image: ndarray, found: Detections, detector: OnnxDetector) -> Ima
     """
     picture = Image.fromarray(image)
     pen, size = ImageDraw.Draw(picture), max(11, round(math.sqrt(image[..., 0].size) / 40))
-    texts, fonts, corners, extents = [], [], [], []
-    for box, score, label in zip(*found, strict=True):
-        name, font = _legible(detector, label, size)
-        left, top, right, bottom = map(float, box)
-        corners.append((left, top, max(left, right), max(top, bottom)))
-        texts.append(f'{name} {score:.2f}')
-        fonts.append(font)
-        extents.append(pen.textbbox((1, 1), texts[-1], font)[2:])
+    boxes = [(*box[:2], max(box[0], box[2]), max(box[1], box[3])) for box in found.boxes.tolist()]
     colours = [detector.palette[label] for label in found.labels]
-    for corner, colour in reversed(list(zip(corners, colours, strict=True))):
-        pen.rectangle(corner, outline=colour, width=max(2, size // 6))
-    places = list(place_labels(corners, extents, image.shape[:2]))
-    for place, extent, text, font, colour in zip(
-        places, extents, texts, fonts, colours, strict=True
-    ):
+    for box, colour in reversed(list(zip(boxes, colours, strict=True))):
+        pen.rectangle(box, outline=colour, width=max(2, size // 6))
+    names = (_legible(detector, label, size) for label in found.labels)
+    scored = zip(names, found.scores, strict=True)
+    texts = [(f'{name} {score:.2f}', font) for (name, font), score in scored]
+    extents = [pen.textbbox((1, 1), text, font)[2:] for text, font in texts]
+    places = place_labels(boxes, extents, image.shape[:2])
+    for place, extent, (text, font), colour in zip(places, extents, texts, colours, strict=True):
         if place:
             left, top = place
             pen.rectangle((left, top, left + extent[0], top + extent[1]), fill=colour)
